@@ -1,0 +1,1 @@
+//! Stormglass on real sockets and disks.
