@@ -1,0 +1,378 @@
+//! The record of one run: everything a report needs, and nothing that could
+//! differ between two runs of the same scenario, seed and world.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, Write},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::ser::{Formatter, Serializer};
+
+/// One run. Written as one JSON object; the fields keep this order, so equal
+/// runs give equal bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub scenario: String,
+    pub seed: u64,
+    pub world: String,
+    /// What to type after `cargo sim replay`: the scenario's name, or the file
+    /// as it was given. Not part of the hash.
+    pub replay_as: String,
+    /// The incidents that the scenario retells (`L3`, `O1`, …).
+    pub stories: Vec<String>,
+    /// Simulated microseconds from the start to the end of the run.
+    pub ended_us: u64,
+    pub plan: Vec<PlanLine>,
+    pub lanes: Vec<Lane>,
+    pub verdicts: Vec<Verdict>,
+    /// How often each fault and each marked piece of behaviour really happened.
+    pub coverage: BTreeMap<String, u64>,
+    pub spans: Vec<Span>,
+    pub positions: Vec<Position>,
+    /// How many events the run had; more than `events` holds once a passing
+    /// run has been trimmed.
+    pub event_count: u64,
+    /// In the order in which they happened.
+    pub events: Vec<Event>,
+    /// Sixteen hexadecimal digits over everything else; see [`Record::seal`].
+    pub hash: String,
+}
+
+/// A fault or another step of the plan, as computed before the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanLine {
+    pub at_us: u64,
+    /// The node or role that the plan names.
+    pub node: String,
+    pub text: String,
+}
+
+/// A node or a client. Events and spans refer to it by its index in
+/// [`Record::lanes`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lane {
+    pub name: String,
+    pub kind: LaneKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaneKind {
+    Names,
+    Broker,
+    Producer,
+    Consumer,
+    Net,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub at_us: u64,
+    /// Where it happened: an index into [`Record::lanes`].
+    pub lane: u32,
+    /// The other end, if something travelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_lane: Option<u32>,
+    pub kind: EventKind,
+    pub text: String,
+    /// The workload's number for the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<u64>,
+    /// `topic/queue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// A producer begins to send.
+    Send,
+    /// The send was answered OK.
+    Stored,
+    /// The send was refused: it must never be visible.
+    Refused,
+    /// The send ended without an answer: it may be either.
+    Unknown,
+    /// A consumer was handed a message.
+    Deliver,
+    Ack,
+    /// A consumer gave a message back for another delivery.
+    Retry,
+    /// A consumer told the broker how far its group has come.
+    Commit,
+    /// A group's shards were dealt out.
+    Assign,
+    /// A node or a client came up, went down, or changed its role.
+    Life,
+    /// The plan did something to the world.
+    Fault,
+    /// Seen on a replica: appended, synced, applied, cut.
+    Replica,
+    Note,
+}
+
+/// A stretch of time in which a lane was not in its ordinary state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    pub from_us: u64,
+    /// [`Record::ended_us`] if it never ended.
+    pub to_us: u64,
+    pub lane: u32,
+    pub kind: SpanKind,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpanKind {
+    Down,
+    Paused,
+    Partitioned,
+    DiskFull,
+    DiskFailing,
+    DiskSlow,
+    NetworkSlow,
+    ClockWrong,
+    /// A client that is slow or stalled on purpose.
+    Slow,
+    Other,
+}
+
+/// How far a broker's log had come, in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    pub at_us: u64,
+    pub lane: u32,
+    pub written: u64,
+    /// What a power failure at this moment would leave; never above `written`.
+    pub durable: u64,
+}
+
+/// What an oracle found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The oracle's number in the table of promises; none for what is judged
+    /// outside it: the scenario's expectations, a panic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oracle: Option<u8>,
+    pub name: String,
+    /// What was promised, in one sentence.
+    pub promise: String,
+    pub finding: Finding,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    Holds,
+    Broken(Violation),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Violation {
+    pub message: String,
+    /// What was compared, by name, in the order worth reading.
+    pub values: Vec<(String, String)>,
+    pub at_us: u64,
+    /// Indexes into [`Record::events`], the violating event first.
+    pub cites: Vec<u64>,
+}
+
+impl Verdict {
+    pub fn violation(&self) -> Option<&Violation> {
+        match &self.finding {
+            Finding::Holds => None,
+            Finding::Broken(violation) => Some(violation),
+        }
+    }
+}
+
+impl Record {
+    /// A run that nothing judged proved nothing, so it did not pass.
+    pub fn passed(&self) -> bool {
+        !self.verdicts.is_empty() && self.broken().next().is_none()
+    }
+
+    pub fn broken(&self) -> impl Iterator<Item = (&Verdict, &Violation)> {
+        self.verdicts.iter().filter_map(|verdict| Some((verdict, verdict.violation()?)))
+    }
+
+    /// The command that repeats this run.
+    pub fn repro_line(&self) -> String {
+        let scenario = if self.replay_as.is_empty() { &self.scenario } else { &self.replay_as };
+        format!(
+            "cargo sim replay {} --seed {} --world {}",
+            shell_word(scenario),
+            self.seed,
+            self.world
+        )
+    }
+
+    /// Sets [`Record::hash`] from all that happened in the run.
+    pub fn seal(&mut self) {
+        self.hash.clear();
+        let replay_as = std::mem::take(&mut self.replay_as);
+        let mut digest = Fnv1a(0xcbf2_9ce4_8422_2325);
+        self.write_json(&mut digest).expect("a digest takes every byte");
+        self.replay_as = replay_as;
+        self.hash = format!("{:016x}", digest.0);
+    }
+
+    /// Forgets the history, keeping what the tables show.
+    pub fn trim(&mut self) {
+        self.events = Vec::new();
+        self.positions = Vec::new();
+    }
+
+    /// Writes one JSON object, one event a line, so that `diff` shows where two
+    /// records part.
+    pub fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut serializer = Serializer::with_formatter(&mut *out, OneALine { depth: 0 });
+        self.serialize(&mut serializer)?;
+        out.write_all(b"\n")
+    }
+}
+
+/// Compact JSON with a line for each field and each element of the record's lists.
+struct OneALine {
+    depth: u32,
+}
+
+impl Formatter for OneALine {
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.depth += 1;
+        out.write_all(b"{")
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.depth -= 1;
+        out.write_all(b"}")
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b"," })?;
+        out.write_all(if self.depth == 1 { b"\n" } else { b"" })
+    }
+
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.depth += 1;
+        out.write_all(b"[")
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.depth -= 1;
+        out.write_all(b"]")
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b"," })?;
+        out.write_all(if self.depth == 2 { b"\n" } else { b"" })
+    }
+}
+
+/// The name as a shell takes it for one word.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=+:,@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Fowler, Noll, Vo: enough to tell two texts apart, and the same everywhere.
+struct Fnv1a(u64);
+
+impl Write for Fnv1a {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A simulated moment or duration as `12.345678s`.
+#[derive(Clone, Copy)]
+pub struct Seconds(pub u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:06}s", self.0 / 1_000_000, self.0 % 1_000_000);
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let event = |at_us, kind| Event {
+            at_us,
+            lane: 0,
+            to_lane: None,
+            kind,
+            text: "m1".to_string(),
+            message: Some(1),
+            shard: Some("orders/0".to_string()),
+            offset: None,
+        };
+        Record {
+            scenario: "slow".to_string(),
+            seed: 7,
+            world: "madsim".to_string(),
+            lanes: vec![Lane { name: "producer-1".to_string(), kind: LaneKind::Producer }],
+            events: vec![event(10, EventKind::Send), event(20, EventKind::Stored)],
+            event_count: 2,
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn a_record_survives_its_file_with_one_event_a_line() {
+        let mut written = Vec::new();
+        record().write_json(&mut written).unwrap();
+        let text = String::from_utf8(written).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record());
+        assert_eq!(text.lines().filter(|line| line.contains("at_us")).count(), 2);
+    }
+
+    #[test]
+    fn the_hash_tells_runs_apart_but_not_how_they_were_asked_for() {
+        let hash = |change: &dyn Fn(&mut Record)| {
+            let mut record = record();
+            change(&mut record);
+            record.seal();
+            record.hash
+        };
+        let plain = hash(&|_| ());
+        assert_eq!(plain.len(), 16);
+        assert_eq!(plain, hash(&|record| record.replay_as = "elsewhere/slow.toml".to_string()));
+        assert_eq!(plain, hash(&|record| record.hash = "stale".to_string()));
+        assert_ne!(plain, hash(&|record| record.events[1].at_us += 1));
+    }
+
+    #[test]
+    fn the_repro_line_is_one_command_whatever_the_file_is_called() {
+        let mut record = record();
+        assert_eq!(record.repro_line(), "cargo sim replay slow --seed 7 --world madsim");
+        record.replay_as = "my bug's.toml".to_string();
+        let quoted = r"cargo sim replay 'my bug'\''s.toml' --seed 7 --world madsim";
+        assert_eq!(record.repro_line(), quoted);
+    }
+
+    #[test]
+    fn a_run_that_nothing_judged_did_not_pass() {
+        assert!(!record().passed());
+    }
+}
