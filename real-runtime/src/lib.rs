@@ -1,1 +1,4 @@
 //! Stormglass on real sockets and disks.
+
+pub mod disk;
+pub mod on_tokio;

@@ -1,0 +1,345 @@
+//! A node's files on a real disk.
+//!
+//! Writes are positioned writes into files whose blocks are allocated; reads
+//! are slices of maps of the same files. Both go through the page cache, so a
+//! map sees what was written at once. One thread does the syncs.
+//!
+//! A map has one price: a read that the device fails is not an error but a
+//! `SIGBUS`, which ends the process like a kill.
+
+mod sync;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock};
+use stormglass_core::runtime::{Disk, FileId};
+
+pub use sync::Synced;
+use sync::{SyncJob, SyncThread};
+
+/// The files below `DIR/store`; `DIR/lock` keeps a second process away.
+pub struct RealDisk {
+    root: PathBuf,
+    files: BTreeMap<FileId, OpenFile>,
+    next: u32,
+    syncs: SyncThread,
+    /// Held, and with it the lock, as long as the disk is open.
+    _lock: File,
+}
+
+struct OpenFile {
+    name: String,
+    file: Arc<File>,
+    len: u64,
+    map: Option<Map>,
+    /// Directories that must be synced before the file's name is durable.
+    unsynced_dirs: BTreeSet<PathBuf>,
+}
+
+impl RealDisk {
+    /// Opens the disk below `dir`, which is made if it does not exist.
+    /// `ResourceBusy` if another process has it open.
+    pub fn open(dir: &Path) -> io::Result<RealDisk> {
+        let root = dir.join("store");
+        fs::create_dir_all(&root)?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).open(dir.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                let why = format!("another process has {} open", dir.display());
+                io::Error::new(io::ErrorKind::ResourceBusy, why)
+            } else {
+                error.into()
+            }
+        })?;
+        let (files, syncs) = (BTreeMap::new(), SyncThread::start()?);
+        Ok(RealDisk { root, files, next: 0, syncs, _lock: lock })
+    }
+
+    fn file(&mut self, id: FileId) -> io::Result<&mut OpenFile> {
+        self.files.get_mut(&id).ok_or_else(|| invalid(format!("file {} is not open", id.0)))
+    }
+
+    fn add(&mut self, name: &str, file: File, len: u64) -> FileId {
+        let id = FileId(self.next);
+        self.next += 1;
+        // Also for a file that was there before: a killed process may have made
+        // its name, or its directory's, and not synced it.
+        let unsynced_dirs = self.dirs_of(name);
+        let (name, file) = (name.to_owned(), Arc::new(file));
+        self.files.insert(id, OpenFile { name, file, len, map: None, unsynced_dirs });
+        id
+    }
+
+    /// Every directory from the file's own up to the one that holds `root`.
+    fn dirs_of(&self, name: &str) -> BTreeSet<PathBuf> {
+        let depth = name.split('/').count() + 1;
+        self.root.join(name).ancestors().skip(1).take(depth).map(Path::to_owned).collect()
+    }
+}
+
+impl Disk for RealDisk {
+    type Sync = Synced;
+
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        list_below(&self.root, "", &mut found)?;
+        found.sort();
+        Ok(found)
+    }
+
+    fn create(&mut self, name: &str, len: u64) -> io::Result<FileId> {
+        check_name(name)?;
+        let path = self.root.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        if let Err(error) = allocate(&file, len) {
+            fs::remove_file(&path)?;
+            return Err(error);
+        }
+        Ok(self.add(name, file, len))
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<(FileId, u64)> {
+        check_name(name)?;
+        if let Some((id, open)) = self.files.iter().find(|(_, open)| open.name == name) {
+            return Ok((*id, open.len));
+        }
+        let file = OpenOptions::new().read(true).write(true).open(self.root.join(name))?;
+        // After a failed sync the page cache holds clean pages that the disk
+        // never got (L2): recovery must read what the disk has.
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        let len = file.metadata()?.len();
+        Ok((self.add(name, file, len), len))
+    }
+
+    fn rename(&mut self, id: FileId, to: &str) -> io::Result<()> {
+        check_name(to)?;
+        let (root, dirs) = (self.root.clone(), self.dirs_of(to));
+        let open = self.file(id)?;
+        open.map = open.map.take().and_then(Map::if_shared);
+        if open.map.is_some() {
+            let why = format!("slices of {} are still in use", open.name);
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+        let path = root.join(to);
+        if path.exists() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{to} exists")));
+        }
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::rename(root.join(&open.name), &path)?;
+        // The directory that it left is among its unsynced ones or gets in now.
+        let left = root.join(&open.name).parent().map(Path::to_owned);
+        open.unsynced_dirs.extend(dirs);
+        open.unsynced_dirs.extend(left);
+        open.name = to.to_owned();
+        Ok(())
+    }
+
+    fn remove(&mut self, id: FileId) -> io::Result<()> {
+        let name = self.file(id)?.name.clone();
+        fs::remove_file(self.root.join(name))?;
+        self.files.remove(&id);
+        Ok(())
+    }
+
+    fn write(&mut self, id: FileId, offset: u64, data: &[u8]) -> io::Result<()> {
+        let open = self.file(id)?;
+        open.check_range(offset, data.len())?;
+        open.file.write_all_at(data, offset)
+    }
+
+    fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Bytes> {
+        let open = self.file(id)?;
+        open.check_range(offset, len)?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let map = match &mut open.map {
+            Some(map) => map,
+            empty => empty.insert(Map::new(&open.file, open.len)?),
+        };
+        let start = offset as usize;
+        Ok(map.whole.slice(start..start + len))
+    }
+
+    fn begin_sync(&mut self, ids: &[FileId]) -> Synced {
+        let mut job = SyncJob::default();
+        for id in ids {
+            match self.file(*id) {
+                Ok(open) => {
+                    job.dirs.append(&mut open.unsynced_dirs);
+                    job.files.push(open.file.clone());
+                }
+                Err(error) => return Synced::failed(error),
+            }
+        }
+        self.syncs.begin(job)
+    }
+}
+
+impl OpenFile {
+    fn check_range(&self, offset: u64, len: usize) -> io::Result<()> {
+        match offset.checked_add(len as u64) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(invalid(format!(
+                "{len} bytes at {offset} are outside {}, which has {}",
+                self.name, self.len
+            ))),
+        }
+    }
+}
+
+/// A read-only map of a whole file and the knowledge of who still reads it.
+struct Map {
+    whole: Bytes,
+    map: Weak<Mmap>,
+}
+
+impl Map {
+    fn new(file: &File, len: u64) -> io::Result<Map> {
+        let len = usize::try_from(len).map_err(|_| invalid("too long to map".to_owned()))?;
+        // SAFETY: the lock file keeps other processes out and `Disk` never
+        // shrinks a file, so every page of the map exists as long as the map.
+        // `write` changes bytes under it, but the caller of `Disk::read`
+        // promises not to overwrite a range whose bytes it holds, and `rename`,
+        // which begins the reuse of a file, refuses while any are held.
+        let map = Arc::new(unsafe { MmapOptions::new().len(len).map(file)? });
+        Ok(Map { map: Arc::downgrade(&map), whole: Bytes::from_owner(Shared(map)) })
+    }
+
+    /// The map itself if slices of it are alive. Our own `whole` must be given
+    /// up to find out.
+    fn if_shared(self) -> Option<Map> {
+        drop(self.whole);
+        let map = self.map.upgrade()?;
+        Some(Map { map: self.map, whole: Bytes::from_owner(Shared(map)) })
+    }
+}
+
+struct Shared(Arc<Mmap>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn list_below(dir: &Path, prefix: &str, found: &mut Vec<(String, u64)>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        let name = entry.file_name().into_string();
+        let name = name.map_err(|name| invalid(format!("the name {name:?} is not ours")))?;
+        let name = format!("{prefix}{name}");
+        if meta.is_dir() {
+            list_below(&entry.path(), &format!("{name}/"), found)?;
+        } else {
+            found.push((name, meta.len()));
+        }
+    }
+    Ok(())
+}
+
+/// Gives an empty file its length and its blocks, all zero.
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        // Some file systems (ZFS, NFS 3) allocate only what is written.
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            let zeros = vec![0; 1 << 20];
+            (0..len).step_by(zeros.len()).try_for_each(|at| {
+                let n = zeros.len().min((len - at) as usize);
+                file.write_all_at(&zeros[..n], at)
+            })
+        }
+        done => Ok(done?),
+    }
+}
+
+fn check_name(name: &str) -> io::Result<()> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"%|_.-".contains(&b);
+    let good =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(allowed);
+    if name.split('/').all(good) { Ok(()) } else { Err(invalid(format!("bad name {name:?}"))) }
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that is removed with what is in it.
+    struct TempDir(PathBuf);
+
+    impl TempDir {
+        fn new(test: &str) -> TempDir {
+            let name = format!("stormglass-{test}-{}", std::process::id());
+            TempDir(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for TempDir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_second_opening_is_refused_until_the_first_is_closed() {
+        let dir = TempDir::new("lock");
+        let first = RealDisk::open(&dir.0).unwrap();
+        let second = RealDisk::open(&dir.0).err().unwrap();
+        assert_eq!(second.kind(), io::ErrorKind::ResourceBusy);
+        assert!(second.to_string().contains("another process"), "{second}");
+        drop(first);
+        RealDisk::open(&dir.0).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_reused_only_when_nobody_reads_it() {
+        let dir = TempDir::new("reuse");
+        let mut disk = RealDisk::open(&dir.0).unwrap();
+        let file = disk.create("log/0", 8192).unwrap();
+        disk.write(file, 0, b"old").unwrap();
+        let slice = disk.read(file, 0, 3).unwrap();
+        let busy = disk.rename(file, "log/1").unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(&slice[..], b"old");
+        drop(slice);
+        disk.rename(file, "log/1").unwrap();
+        disk.write(file, 0, b"new").unwrap();
+        assert_eq!(&disk.read(file, 0, 3).unwrap()[..], b"new");
+        assert_eq!(disk.list().unwrap(), [("log/1".to_owned(), 8192)]);
+    }
+
+    #[test]
+    fn what_was_read_outlives_its_file() {
+        let dir = TempDir::new("outlive");
+        let mut disk = RealDisk::open(&dir.0).unwrap();
+        let file = disk.create("log/0", 4096).unwrap();
+        disk.write(file, 10, b"kept").unwrap();
+        let slice = disk.read(file, 10, 4).unwrap();
+        disk.remove(file).unwrap();
+        drop(disk);
+        assert_eq!(&slice[..], b"kept");
+    }
+}

@@ -1,0 +1,127 @@
+//! The machine that the process runs on: tokio's clocks, sockets and tasks.
+//!
+//! Everything runs on the one thread of a current-thread tokio runtime, inside
+//! a `LocalSet`; see [`block_on`].
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use stormglass_core::{
+    runtime::{Listener, Runtime},
+    time::{Now, Time},
+};
+use tokio::{
+    net::{
+        TcpListener, TcpSocket, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::{LocalSet, spawn_local},
+};
+
+use crate::disk::RealDisk;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Runs a future, and what it spawns, on this thread until the future ends.
+pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(LocalSet::new().block_on(&runtime, future))
+}
+
+/// core's [`Runtime`] on tokio. Its methods must be called inside [`block_on`].
+#[derive(Clone, Debug)]
+pub struct OnTokio {
+    started: Instant,
+}
+
+impl OnTokio {
+    pub fn new() -> OnTokio {
+        OnTokio { started: Instant::now() }
+    }
+}
+
+impl Default for OnTokio {
+    fn default() -> OnTokio {
+        OnTokio::new()
+    }
+}
+
+impl Runtime for OnTokio {
+    type Disk = RealDisk;
+    type Reader = OwnedReadHalf;
+    type Writer = OwnedWriteHalf;
+    type Listener = TokioListener;
+
+    fn now(&self) -> Now {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono: Time(self.started.elapsed().as_micros() as u64),
+            wall: since_epoch.as_millis() as i64,
+        }
+    }
+
+    fn sleep_until(&self, until: Time) -> impl Future<Output = ()> + 'static {
+        // A deadline past tokio's horizon is one that never comes.
+        let at = self.started.checked_add(Duration::from_micros(until.0));
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        spawn_local(task);
+    }
+
+    fn entropy(&self) -> u64 {
+        getrandom::u64().expect("the operating system gives entropy")
+    }
+
+    async fn listen(&self, addr: SocketAddr) -> io::Result<TokioListener> {
+        let socket = socket_for(addr)?;
+        // A restarted broker takes its port back while old connections linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        Ok(TokioListener(socket.listen(BACKLOG)?))
+    }
+
+    fn dial(
+        &self,
+        addr: SocketAddr,
+    ) -> impl Future<Output = io::Result<(OwnedReadHalf, OwnedWriteHalf)>> + 'static {
+        let socket = socket_for(addr);
+        async move { halves(socket?.connect(addr).await?) }
+    }
+}
+
+/// A listening socket.
+pub struct TokioListener(TcpListener);
+
+impl Listener<OnTokio> for TokioListener {
+    async fn accept(&mut self) -> io::Result<(OwnedReadHalf, OwnedWriteHalf, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        let (reader, writer) = halves(stream)?;
+        Ok((reader, writer, peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+fn socket_for(addr: SocketAddr) -> io::Result<TcpSocket> {
+    if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+fn halves(stream: TcpStream) -> io::Result<(OwnedReadHalf, OwnedWriteHalf)> {
+    // A small answer must not wait for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    Ok(stream.into_split())
+}
