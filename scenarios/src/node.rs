@@ -1,0 +1,85 @@
+//! The nodes of a run by their stable ids, in the order in which they start.
+
+use std::time::Duration;
+
+use crate::scenario::{Scenario, Workload, WorkloadKind};
+
+/// A machine of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `names-1`, `broker-1`, `producer-orders-1`, `consumer-billing-2`.
+    pub id: String,
+    pub role: Role,
+    /// When it first starts.
+    pub start_at: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    NameServer,
+    Broker,
+    /// A client: one member of `workloads[workload]`, counted from 0.
+    Member {
+        workload: usize,
+        member: u32,
+    },
+}
+
+impl Scenario {
+    /// Name servers, brokers, then clients in the order of the file.
+    pub fn nodes(&self) -> Vec<Node> {
+        let machine = |id, role| Node { id, role, start_at: Duration::ZERO };
+        let names = (1..=self.cluster.name_servers)
+            .map(|n| machine(format!("names-{n}"), Role::NameServer));
+        let brokers =
+            (1..=self.cluster.brokers).map(|n| machine(format!("broker-{n}"), Role::Broker));
+        let members = self.workloads.iter().enumerate().flat_map(|(index, workload)| {
+            (0..workload.members).map(move |member| Node {
+                id: format!("{}-{}", workload.nodes(), member + 1),
+                role: Role::Member { workload: index, member },
+                start_at: workload.start_at + workload.stagger * member,
+            })
+        });
+        names.chain(brokers).chain(members).collect()
+    }
+
+    /// The ids that a word in a fault stands for: a node's own id, a set
+    /// (`brokers`, `names`, `producers`, `consumers`, `clients`, or a
+    /// workload's nodes: `consumer-billing`), a role (`broker`, `leader`), or
+    /// `any-` and a set, of which one is meant.
+    pub fn nodes_named(&self, word: &str) -> Vec<String> {
+        let set = word.strip_prefix("any-").unwrap_or(word);
+        let means = |node: &Node| match node.role {
+            Role::NameServer => ["names", "name"].contains(&set),
+            Role::Broker => ["brokers", "broker", "leader"].contains(&set),
+            Role::Member { workload, .. } => {
+                let workload = &self.workloads[workload];
+                let role = workload.role();
+                ["clients", "client"].contains(&set)
+                    || set == workload.nodes()
+                    || set.strip_suffix('s').unwrap_or(set) == role
+            }
+        };
+        self.nodes().into_iter().filter(|n| n.id == word || means(n)).map(|n| n.id).collect()
+    }
+}
+
+impl Workload {
+    /// What its nodes are called, without their number: `consumer-billing`.
+    pub fn nodes(&self) -> String {
+        let name = self.name.as_deref().unwrap_or(match &self.kind {
+            WorkloadKind::Produce(produce) => &produce.topic,
+            WorkloadKind::Consume(consume) => &consume.group,
+            WorkloadKind::Pull(pull) => &pull.group,
+        });
+        format!("{}-{name}", self.role())
+    }
+
+    /// `producer` or `consumer`.
+    pub fn role(&self) -> &'static str {
+        match self.kind {
+            WorkloadKind::Produce(_) => "producer",
+            WorkloadKind::Consume(_) | WorkloadKind::Pull(_) => "consumer",
+        }
+    }
+}
