@@ -1,1 +1,71 @@
+//! The commit log: every change to the broker, in one order, on one disk.
+//!
+//! It is the Raft log at the same time. Entries lie one behind the other in
+//! segments of fixed length; a [`Position`] counts bytes through all of them.
+//! What can be believed after a crash, and why, is told in [`recovery`].
 
+mod commit_log;
+mod identity;
+mod record;
+mod recovery;
+mod segment;
+pub mod snapshot;
+
+pub use commit_log::{CommitLog, SyncTicket};
+pub use record::{Draft, Kind};
+pub use recovery::Recovered;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{LogIndex, Position, Term};
+
+/// How a log lays out its files.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Length of a new segment: a multiple of 4096, at most 2 GiB. An entry
+    /// cannot be larger than a segment.
+    pub segment_bytes: u64,
+    /// Expired segments kept to be written again instead of created, because
+    /// syncing a file whose blocks exist takes half the time.
+    pub spare_segments: usize,
+    /// Drawn at random by the caller; becomes the store's identity if this
+    /// `open` finds an empty disk, and is ignored otherwise.
+    pub birth_id: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { segment_bytes: 1 << 30, spare_segments: 1, birth_id: 0 }
+    }
+}
+
+/// The end of what is folded into a snapshot: replay starts here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Where an entry ends.
+    pub position: Position,
+    /// Index and term of that entry; zero before the first.
+    pub index: LogIndex,
+    pub term: Term,
+}
+
+/// Where an entry went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub index: LogIndex,
+    pub term: Term,
+    pub start: Position,
+    /// Where the next entry may start.
+    pub end: Position,
+}
+
+/// An entry read back, its checksums verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub place: Place,
+    pub kind: Kind,
+    /// Each part with the position of its first byte: what a consume queue and
+    /// a message id point to.
+    pub parts: Vec<(Position, Bytes)>,
+}
