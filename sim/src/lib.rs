@@ -1,3 +1,4 @@
 //! The testbed.
 
 pub mod fault;
+pub mod history;
