@@ -1,4 +1,5 @@
 //! The testbed.
 
+pub mod disk;
 pub mod fault;
 pub mod history;

@@ -22,16 +22,27 @@ pub struct TimedFault {
 pub enum Fault {
     /// The process dies, its machine lives: connections are closed or reset,
     /// the page cache survives.
-    Kill { node: Name },
+    Kill {
+        node: Name,
+    },
     /// The machine loses power: peers see silence, and pages that no finished
     /// sync covers are lost as `unsynced` says.
-    PowerLoss { node: Name, unsynced: Unsynced },
+    PowerLoss {
+        node: Name,
+        unsynced: Unsynced,
+    },
     /// A node that is down starts again; nothing happens to one that runs.
-    Restart { node: Name },
+    Restart {
+        node: Name,
+    },
 
     /// The process stops running, as under SIGSTOP; its clocks go on.
-    Pause { node: Name },
-    Resume { node: Name },
+    Pause {
+        node: Name,
+    },
+    Resume {
+        node: Name,
+    },
 
     /// Nothing passes from `a` to `b` and, unless `one_way`, from `b` to `a`.
     /// Overlapping partitions add up: a link works again once each is healed.
@@ -50,36 +61,79 @@ pub enum Fault {
     },
     /// Each delivery between `a` and `b`, both ways, takes `extra_ms` longer;
     /// zero undoes it.
-    Latency { a: Vec<Name>, b: Vec<Name>, extra_ms: u64 },
+    Latency {
+        a: Vec<Name>,
+        b: Vec<Name>,
+        extra_ms: u64,
+    },
     /// Connections between `a` and `b` are reset; new ones can be made. What
     /// was in flight on them is gone.
-    DropConnections { a: Vec<Name>, b: Vec<Name> },
+    DropConnections {
+        a: Vec<Name>,
+        b: Vec<Name>,
+    },
 
     /// The node's wall clock steps. Its monotonic clock does not.
-    ClockJump { node: Name, by_ms: i64 },
+    ClockJump {
+        node: Name,
+        by_ms: i64,
+    },
     /// Both clocks of the node run fast (positive) or slow by parts per
     /// million; replaces the earlier drift.
-    ClockDrift { node: Name, ppm: i64 },
+    ClockDrift {
+        node: Name,
+        ppm: i64,
+    },
 
     /// New files do not fit until `DiskFree`.
-    DiskFull { node: Name },
-    DiskFree { node: Name },
+    DiskFull {
+        node: Name,
+    },
+    DiskFree {
+        node: Name,
+    },
     /// Each sync takes this much longer, drawn anew each time; `0..=0` undoes it.
-    DiskSlow { node: Name, min_ms: u64, max_ms: u64 },
+    DiskSlow {
+        node: Name,
+        min_ms: u64,
+        max_ms: u64,
+    },
     /// The next reads, writes or syncs fail with EIO. A failed sync marks its
     /// pages clean, so that only power loss shows what it lost (L2).
-    DiskReadError { node: Name, count: u32 },
-    DiskWriteError { node: Name, count: u32 },
-    DiskSyncError { node: Name, count: u32 },
+    DiskReadError {
+        node: Name,
+        count: u32,
+    },
+    DiskWriteError {
+        node: Name,
+        count: u32,
+    },
+    DiskSyncError {
+        node: Name,
+        count: u32,
+    },
     /// Bits flip in pages that have been durable for at least `older_than_ms`.
-    BitRot { node: Name, flips: u32, older_than_ms: u64 },
+    BitRot {
+        node: Name,
+        flips: u32,
+        older_than_ms: u64,
+    },
     /// The next reads of up to a page return a neighbouring page's bytes.
-    MisdirectedRead { node: Name, count: u32 },
+    MisdirectedRead {
+        node: Name,
+        count: u32,
+    },
 
     /// The consumer's handler does not return before this much time has passed.
-    ConsumerStall { node: Name, for_ms: u64 },
+    ConsumerStall {
+        node: Name,
+        for_ms: u64,
+    },
     /// The consumer's handler takes this long for each message; zero undoes it.
-    ConsumerSlow { node: Name, handling_ms: u64 },
+    ConsumerSlow {
+        node: Name,
+        handling_ms: u64,
+    },
 }
 
 /// What a power loss does to pages that no finished sync covers.
