@@ -7,10 +7,7 @@ mod body;
 mod names;
 mod story;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +101,8 @@ pub enum EventKind {
         offset: u64,
         source: OffsetSource,
     },
-    /// A handler starts with a message; again for every retry.
+    /// The client hands a message to its handler; again for every retry.
+    /// Recorded in the order in which the client hands them over.
     Delivered {
         delivery: DeliveryId,
         member: MemberId,
@@ -126,6 +124,10 @@ pub enum EventKind {
     Nacked {
         delivery: DeliveryId,
     },
+    /// The handler will never answer, on purpose.
+    Forgotten {
+        delivery: DeliveryId,
+    },
 
     /// A topic has this many queues on this broker (the lane) from here on.
     TopicSized {
@@ -139,8 +141,9 @@ pub enum EventKind {
         to: u64,
     },
 
-    /// A fault fires. It lasts until it is healed; what does not last (a kill,
-    /// a flipped bit) is healed in the same instant.
+    /// A fault fires. What lasts (a partition, a slow disk) lasts until it is
+    /// healed; what does not (a kill, a flipped bit) is healed in the same
+    /// instant. Errors of the disk count from when they are armed.
     Fault(Box<Fault>),
     FaultHealed {
         fault: FaultId,
@@ -155,7 +158,8 @@ pub enum EventKind {
 
     /// No fault is active any more and none will come.
     ChaosEnded,
-    /// Producers have stopped; consumers have had the time to finish.
+    /// Everything has come to rest: no send is open, and nothing has moved for
+    /// a while. A run that ends without this was not live.
     Quiesced,
 
     /// Probe: a broker (the lane) has recovered. Everything in its log from
@@ -180,6 +184,9 @@ pub enum EventKind {
     /// Probe: bytes of messages a node or client holds in memory. Sampled.
     Memory {
         bytes: u64,
+    },
+    Mark {
+        mark: Mark,
     },
 }
 
@@ -282,49 +289,70 @@ pub struct Fault {
     pub text: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultKind {
-    Kill,
-    PowerLoss,
-    Restart,
-    Pause,
-    Partition,
-    OneWayPartition,
-    Latency,
-    ConnectionLost,
-    ReplyDropped,
-    ClockSkew,
-    ClockJump,
-    /// An unsynced page was written in part when the power failed.
-    TornWrite,
-    /// A bit of a file flipped.
-    BitRot,
-    /// A sector cannot be read any more.
-    LatentSector,
-    /// A write went to another place.
-    MisdirectedWrite,
-    ReadError,
-    WriteError,
-    /// A sync returned an error. Recorded when it fails, not when it is armed.
-    SyncError,
-    DiskFull,
-    DiskSlow,
-    ConsumerSlow,
-    ConsumerStall,
-    ConsumerCrash,
-    ProducerCrash,
-    Overload,
+macro_rules! named {
+    ($(#[$doc:meta])* $kind:ident { $($(#[$of:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $kind {
+            $($(#[$of])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl $kind {
+            pub const ALL: &'static [$kind] = &[$($kind::$variant,)*];
+
+            /// As scenarios, records and reports write it.
+            pub fn name(self) -> &'static str {
+                match self { $($kind::$variant => $name,)* }
+            }
+
+            pub fn named(name: &str) -> Option<$kind> {
+                match name { $($name => Some($kind::$variant),)* _ => None }
+            }
+        }
+    };
 }
 
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = format!("{self:?}");
-        for (i, c) in name.char_indices() {
-            let separator = if c.is_uppercase() && i > 0 { "_" } else { "" };
-            write!(f, "{separator}{}", c.to_ascii_lowercase())?;
-        }
-        Ok(())
+named! {
+    /// What kinds of faults there are, under the plan's names.
+    FaultKind {
+        Kill = "kill",
+        PowerLoss = "power-loss",
+        Restart = "restart",
+        Pause = "pause",
+        Partition = "partition",
+        Latency = "latency",
+        DropConnections = "drop-connections",
+        ClockJump = "clock-jump",
+        ClockDrift = "clock-drift",
+        DiskFull = "disk-full",
+        DiskSlow = "disk-slow",
+        DiskReadError = "disk-read-error",
+        DiskWriteError = "disk-write-error",
+        DiskSyncError = "disk-sync-error",
+        BitRot = "bit-rot",
+        MisdirectedRead = "misdirected-read",
+        ConsumerStall = "consumer-stall",
+        ConsumerSlow = "consumer-slow",
+    }
+}
+
+named! {
+    /// What happened inside a machine, seen by its disk or by the probe.
+    Mark {
+        /// The disk answered a sync with an error.
+        SyncFailed = "sync-failed",
+        /// The disk had no room for a new file.
+        NoRoom = "no-room",
+        /// A power failure left a page of which only a part was written.
+        TornPage = "torn-page",
+        /// Recovery cut what did not reach the platter whole.
+        TailCut = "tail-cut",
+        /// The broker refused to start from a damaged disk.
+        RefusedStart = "refused-start",
+        /// The store stopped after a disk failure.
+        StoreStopped = "store-stopped",
+        SegmentRoll = "segment-roll",
+        SegmentRecycle = "segment-recycle",
     }
 }
 

@@ -152,6 +152,9 @@ impl Story<'_> {
             EventKind::Nacked { delivery } => {
                 write!(f, "wants delivery {} again later", delivery.number())
             }
+            EventKind::Forgotten { delivery } => {
+                write!(f, "forgets delivery {}", delivery.number())
+            }
             EventKind::TopicSized { topic, queues } => {
                 write!(f, "has {queues} queues of {}", self.names.of_topic(*topic))
             }
@@ -161,7 +164,7 @@ impl Story<'_> {
                 write!(f, "..{to}")
             }
             EventKind::Fault(fault) => {
-                write!(f, "FAULT {} {}: {}", fault.fault.number(), fault.kind, fault.text)
+                write!(f, "FAULT {} {}: {}", fault.fault.number(), fault.kind.name(), fault.text)
             }
             EventKind::FaultHealed { fault } => write!(f, "fault {} is over", fault.number()),
             EventKind::NodeStarted { life } => write!(f, "starts, life {life}"),
@@ -180,6 +183,7 @@ impl Story<'_> {
                 self.slot(f, *shard, *offset)?;
                 write!(f, " of {end}")
             }
+            EventKind::Mark { mark } => write!(f, "mark {}", mark.name()),
             EventKind::Memory { bytes } => write!(f, "holds {bytes} bytes of messages"),
         }
     }
