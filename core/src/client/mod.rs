@@ -1,1 +1,171 @@
+//! The client as a value: commands, frames and the time go in; packets,
+//! outcomes and deliveries come out.
 
+mod api;
+mod config;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+pub use api::{
+    Answer, Ask, ClientError, Message, MessageQueue, Pulled, QueueAsk, Received, SendError,
+    SendOptions, SendReceipt, SendStatus,
+};
+pub use config::{ClientConfig, ConsumeMode, ConsumerConfig, StartAt};
+
+use crate::{
+    time::{Now, Time},
+    wire::{Frame, frame::Packet},
+};
+
+/// Chosen by the owner; names the command in its outcome.
+pub type Ticket = u64;
+
+/// A consumer within its client; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConsumerId(pub u64);
+
+/// A delivery within its client; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeliveryId(pub u64);
+
+/// What the owner wants. Each command but `Close` gets exactly one
+/// [`Output::Complete`].
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// One message, or several as a batch: of one topic, and stored together
+    /// in one shard. Answered with [`Done::Sent`].
+    Send { messages: Vec<Message>, options: SendOptions },
+    /// No answer is asked for; [`Done::HandedOver`].
+    SendOneWay { message: Message, options: SendOptions },
+    /// [`Done::Subscribed`]
+    Subscribe(Box<ConsumerConfig>),
+    /// The queues that this member owns now, sorted: [`Done::Assignment`].
+    Assignment(ConsumerId),
+    /// Up to where each owned queue is processed: [`Done::Offsets`].
+    Offsets(ConsumerId),
+    /// Stores the offsets of what is processed and leaves the group:
+    /// [`Done::Closed`].
+    CloseConsumer(ConsumerId),
+    /// [`Done::Answered`]
+    Ask(Ask),
+    /// Closes all consumers and leaves; [`Done::Closed`]. Sends that have no
+    /// outcome yet end at once.
+    Close,
+}
+
+/// What happened to the client.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Command {
+        ticket: Ticket,
+        command: Command,
+    },
+    Settle {
+        delivery: DeliveryId,
+        verdict: Verdict,
+    },
+    Frame {
+        addr: SocketAddr,
+        frame: Frame,
+    },
+    LinkUp {
+        addr: SocketAddr,
+    },
+    LinkDown {
+        addr: SocketAddr,
+        why: String,
+    },
+    /// The deadline passed, or nothing special.
+    Tick,
+}
+
+/// What the application says of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Ack,
+    /// Deliver it again after this long.
+    Nack(Duration),
+}
+
+/// What the client wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Over the link to this address, which is dialled if it is not up.
+    Send {
+        addr: SocketAddr,
+        packet: Packet,
+    },
+    /// Drop the link and everything queued on it; no `LinkDown` follows.
+    Close {
+        addr: SocketAddr,
+    },
+    Complete {
+        ticket: Ticket,
+        done: Done,
+    },
+    Deliver {
+        consumer: ConsumerId,
+        delivery: DeliveryId,
+        message: Received,
+    },
+    /// The consumer has left its group; no delivery follows.
+    Left {
+        consumer: ConsumerId,
+    },
+}
+
+/// The outcome of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Done {
+    Sent(Result<SendReceipt, SendError>),
+    HandedOver(Result<(), SendError>),
+    Subscribed(Result<ConsumerId, ClientError>),
+    Assignment(Vec<MessageQueue>),
+    Offsets(BTreeMap<MessageQueue, i64>),
+    Answered(Result<Answer, ClientError>),
+    Closed,
+}
+
+/// The client.
+pub struct ClientCore {
+    config: ClientConfig,
+    outputs: VecDeque<Output>,
+    closed: bool,
+}
+
+impl ClientCore {
+    pub fn new(config: ClientConfig, _seed: u64) -> ClientCore {
+        ClientCore { config, outputs: VecDeque::new(), closed: false }
+    }
+
+    pub fn handle(&mut self, _now: Now, input: Input) {
+        let Input::Command { ticket, command } = input else { return };
+        let why = || format!("{} cannot do this yet", self.config.producer_group);
+        let done = match command {
+            Command::Close => {
+                self.closed = true;
+                Done::Closed
+            }
+            _ => Done::Answered(Err(ClientError::Unavailable { why: why() })),
+        };
+        self.outputs.push_back(Output::Complete { ticket, done });
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When the value next wants to be ticked.
+    pub fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    /// Nothing more will come out: the owner may drop it.
+    pub fn is_closed(&self) -> bool {
+        self.closed && self.outputs.is_empty()
+    }
+}

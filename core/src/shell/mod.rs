@@ -2,4 +2,5 @@
 //! and decides nothing. One loop owns each value; loops, readers and writers
 //! talk through bounded queues.
 
+pub mod client;
 pub mod connection;

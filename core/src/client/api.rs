@@ -1,0 +1,320 @@
+//! What a client takes and gives: messages, receipts, deliveries, errors.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    error::Rejected,
+    ids::{Name, Shard},
+    message::{self, Properties, Record, property},
+    wire::{
+        body::{ClusterInfo, TopicRoute},
+        code,
+    },
+};
+
+/// A shard and the broker that holds it: RocketMQ's MessageQueue. Its order is
+/// the order in which queues are shared out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MessageQueue {
+    pub topic: Name,
+    pub broker: Name,
+    pub queue: u32,
+}
+
+impl MessageQueue {
+    pub fn shard(&self) -> Shard {
+        Shard { topic: self.topic.clone(), queue: self.queue }
+    }
+}
+
+impl fmt::Display for MessageQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.broker, self.queue)
+    }
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub body: Bytes,
+    /// What consumers filter by.
+    pub tag: Option<String>,
+    /// What people search by; without spaces.
+    pub keys: Vec<String>,
+    /// Messages with one sharding key go to one shard.
+    pub sharding_key: Option<String>,
+    /// The application's own 32 bits.
+    pub flag: i32,
+    /// 1 to 18: RocketMQ's delay levels, 1 s to 2 h.
+    pub delay_level: Option<u32>,
+    /// The application's own properties.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Message {
+    pub fn new(topic: impl Into<String>, body: impl Into<Bytes>) -> Message {
+        Message { topic: topic.into(), body: body.into(), ..Message::default() }
+    }
+
+    pub fn tag(mut self, tag: impl Into<String>) -> Message {
+        self.tag = Some(tag.into());
+        self
+    }
+
+    pub fn key(mut self, key: impl Into<String>) -> Message {
+        self.keys.push(key.into());
+        self
+    }
+
+    pub fn sharding_key(mut self, key: impl Into<String>) -> Message {
+        self.sharding_key = Some(key.into());
+        self
+    }
+
+    pub fn delay_level(mut self, level: u32) -> Message {
+        self.delay_level = Some(level);
+        self
+    }
+
+    pub fn property(mut self, key: impl Into<String>, value: impl Into<String>) -> Message {
+        self.properties.push((key.into(), value.into()));
+        self
+    }
+}
+
+/// How one send differs from the client's defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SendOptions {
+    /// This queue and no other. Otherwise the sharding key chooses, or else
+    /// the queues take turns.
+    pub queue: Option<MessageQueue>,
+    /// Start only when earlier ordered sends to the same shard have an outcome
+    /// (R3). For messages with a queue or a sharding key.
+    pub ordered: bool,
+    /// In place of the client's `send_timeout`.
+    pub timeout: Option<Duration>,
+}
+
+/// How safely a message was stored when its send was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendStatus {
+    /// As safely as the broker's mode promises.
+    Ok,
+    /// Stored, but the disk did not confirm in time (10).
+    FlushDiskTimeout,
+    /// Stored, but no replica is there (11).
+    ReplicaNotAvailable,
+    /// Stored, but the replicas did not confirm in time (12).
+    ReplicaTimeout,
+}
+
+impl SendStatus {
+    /// The status that this response code means; none if it is a refusal.
+    pub fn of_code(code: i32) -> Option<SendStatus> {
+        match code {
+            code::SUCCESS => Some(SendStatus::Ok),
+            code::FLUSH_DISK_TIMEOUT => Some(SendStatus::FlushDiskTimeout),
+            11 => Some(SendStatus::ReplicaNotAvailable),
+            12 => Some(SendStatus::ReplicaTimeout),
+            _ => None,
+        }
+    }
+}
+
+/// Where a message, or the first one of a batch, was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendReceipt {
+    pub shard: Shard,
+    pub broker_name: Name,
+    pub queue_offset: u64,
+    /// The id that the client gave (`UNIQ_KEY`); of a batch, the first one's.
+    pub message_id: String,
+    /// The id that the broker gave; of a batch, all of them joined by commas.
+    pub offset_message_id: String,
+    pub status: SendStatus,
+}
+
+/// Why a send has no receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// It is not stored and never will be.
+    Refused(Rejected),
+    /// It may be stored, once or more, or not: a try was sent and its answer
+    /// never came.
+    Unknown { why: String },
+}
+
+impl SendError {
+    /// Whether the same send may succeed later. After `Unknown` a repetition
+    /// may store the message twice.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            SendError::Refused(rejected) => worth_another_try(rejected.code),
+            SendError::Unknown { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::Refused(rejected) => write!(f, "refused, not stored: {rejected}"),
+            SendError::Unknown { why } => write!(f, "unknown whether stored: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// Codes after which another try, best on another broker, may succeed.
+pub(super) fn worth_another_try(code: i32) -> bool {
+    matches!(
+        code,
+        code::SYSTEM_ERROR
+            | code::SYSTEM_BUSY
+            | code::SERVICE_NOT_AVAILABLE
+            | code::NO_PERMISSION
+            | code::TOPIC_NOT_EXIST
+            | 204
+            | 205
+            | 1500
+    )
+}
+
+/// Why a request other than a send failed. These can all be repeated safely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// The server said no.
+    Refused(Rejected),
+    /// Nobody answered in time.
+    Unavailable { why: String },
+    /// The client or the consumer was closed.
+    Closed,
+}
+
+impl ClientError {
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ClientError::Refused(rejected) => worth_another_try(rejected.code),
+            ClientError::Unavailable { .. } => true,
+            ClientError::Closed => false,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Refused(rejected) => write!(f, "refused: {rejected}"),
+            ClientError::Unavailable { why } => write!(f, "unavailable: {why}"),
+            ClientError::Closed => f.write_str("the client is closed"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// A delivered message: a stored record with what its properties say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub record: Arc<Record>,
+    pub shard: Shard,
+    pub broker_name: Name,
+    /// How often it was delivered before, to this or another member.
+    pub redelivered: u32,
+}
+
+impl Received {
+    pub fn body(&self) -> &Bytes {
+        &self.record.body
+    }
+
+    pub fn queue_offset(&self) -> u64 {
+        self.record.queue_offset
+    }
+
+    pub fn property(&self, key: &str) -> Option<&str> {
+        Properties(&self.record.properties).get(key)
+    }
+
+    pub fn tag(&self) -> Option<&str> {
+        self.property(property::TAGS)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.property(property::KEYS).unwrap_or_default().split(' ').filter(|key| !key.is_empty())
+    }
+
+    pub fn sharding_key(&self) -> Option<&str> {
+        self.property(property::SHARDING_KEY)
+    }
+
+    /// The producer's id for the message, or the broker's if it gave none.
+    pub fn message_id(&self) -> String {
+        match self.property(property::UNIQ_KEY) {
+            Some(id) => id.to_owned(),
+            None => message::offset_message_id(self.record.store_host, self.record.position),
+        }
+    }
+}
+
+/// What one pull found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    pub records: Vec<Record>,
+    pub next_offset: i64,
+    pub min_offset: i64,
+    pub max_offset: i64,
+    /// The asked offset does not exist: go on at `next_offset`.
+    pub offset_moved: bool,
+}
+
+/// A request other than a send; repeated until answered or its time is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Answered with [`Answer::Route`].
+    Route { topic: String },
+    /// The readable queues of a topic, sorted: [`Answer::Queues`].
+    Queues { topic: String },
+    /// [`Answer::Cluster`]
+    Cluster,
+    /// On every broker of the cluster; [`Answer::Done`].
+    CreateTopic { cluster: String, topic: String, queues: u32, order: bool },
+    /// [`Answer::Members`]
+    GroupMembers { group: String, topic: String },
+    /// Something about one queue.
+    Queue { queue: MessageQueue, what: QueueAsk },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueAsk {
+    /// [`Answer::Offset`]: of the first message still there.
+    MinOffset,
+    /// [`Answer::Offset`]: of the next message to come.
+    MaxOffset,
+    /// [`Answer::Offset`]: of the first message stored at or after this wall
+    /// time, in milliseconds since the epoch.
+    OffsetAt(i64),
+    /// [`Answer::Committed`]
+    Committed { group: String },
+    /// [`Answer::Done`]
+    Commit { group: String, offset: i64 },
+    /// [`Answer::Pulled`]; `hold` is how long the broker may wait for a message.
+    Pull { group: String, offset: i64, max: u32, expression: String, hold: Duration },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Route(TopicRoute),
+    Queues(Vec<MessageQueue>),
+    Cluster(ClusterInfo),
+    Members(Vec<String>),
+    Offset(i64),
+    /// None: the group never committed one.
+    Committed(Option<i64>),
+    Pulled(Pulled),
+}

@@ -1,0 +1,373 @@
+//! What an application holds of a client: channels to the loop that runs it.
+//! All of it may be sent to other threads.
+
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::{
+    client::{
+        Answer, Ask, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId, Done, Message,
+        MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt, Verdict,
+    },
+    error::Rejected,
+    wire::{
+        body::{ClusterInfo, TopicRoute},
+        code,
+    },
+};
+
+pub(super) struct Request {
+    pub command: Command,
+    /// Where deliveries go, of a `Subscribe`.
+    pub deliveries: Option<mpsc::Sender<Delivery>>,
+    pub reply: oneshot::Sender<Done>,
+}
+
+pub(super) enum Settlement {
+    Settled {
+        delivery: DeliveryId,
+        verdict: Verdict,
+    },
+    /// The consumer was dropped without being closed.
+    Abandoned(ConsumerId),
+}
+
+/// A client. Clones are the same client; it closes when the last one and its
+/// consumers are gone, or by [`close`](Client::close).
+#[derive(Clone)]
+pub struct Client {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) settlements: mpsc::UnboundedSender<Settlement>,
+    pub(super) unresolved: Arc<Semaphore>,
+}
+
+impl Client {
+    /// Sends a message and waits for its outcome. With a sharding key it goes
+    /// to the key's shard, otherwise the queues take turns.
+    pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
+        self.send_with(message, SendOptions::default()).await
+    }
+
+    pub async fn send_with(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<SendReceipt, SendError> {
+        self.send_all(vec![message], options).await
+    }
+
+    /// Sends messages of one topic as one: all are stored in one shard, next to
+    /// each other, or none is.
+    pub async fn send_batch(&self, messages: Vec<Message>) -> Result<SendReceipt, SendError> {
+        self.send_all(messages, SendOptions::default()).await
+    }
+
+    pub async fn send_batch_with(
+        &self,
+        messages: Vec<Message>,
+        options: SendOptions,
+    ) -> Result<SendReceipt, SendError> {
+        self.send_all(messages, options).await
+    }
+
+    /// Hands a message to the link without asking for an answer: `Ok` says
+    /// nothing about whether it was stored.
+    pub async fn send_one_way(&self, message: Message) -> Result<(), SendError> {
+        let Ok(_permit) = self.unresolved.acquire().await else { return Err(not_sent()) };
+        let options = SendOptions::default();
+        match self.call(Command::SendOneWay { message, options }, None).await {
+            Ok(Done::HandedOver(result)) => result,
+            _ => Err(not_sent()),
+        }
+    }
+
+    async fn send_all(
+        &self,
+        messages: Vec<Message>,
+        options: SendOptions,
+    ) -> Result<SendReceipt, SendError> {
+        let Ok(_permit) = self.unresolved.acquire().await else { return Err(not_sent()) };
+        match self.call(Command::Send { messages, options }, None).await {
+            Ok(Done::Sent(result)) => result,
+            Ok(_) => Err(not_sent()),
+            Err(CallError::NotTaken) => Err(not_sent()),
+            Err(CallError::NoAnswer) => {
+                Err(SendError::Unknown { why: "the client stopped".to_owned() })
+            }
+        }
+    }
+
+    /// Joins a group. Messages come from [`Consumer::next`].
+    pub async fn subscribe(&self, config: ConsumerConfig) -> Result<Consumer, ClientError> {
+        // Never full: the value hands out at most this many unsettled deliveries.
+        let (sender, deliveries) = mpsc::channel(config.max_outstanding.max(1));
+        match self.call(Command::Subscribe(Box::new(config)), Some(sender)).await {
+            Ok(Done::Subscribed(id)) => {
+                Ok(Consumer { client: self.clone(), id: id?, deliveries, open: true })
+            }
+            _ => Err(ClientError::Closed),
+        }
+    }
+
+    /// For an application that keeps its own place in each queue, under a group
+    /// whose offsets it may store and read. Joins nothing.
+    pub fn pull_consumer(&self, group: impl Into<String>) -> PullConsumer {
+        PullConsumer { client: self.clone(), group: group.into() }
+    }
+
+    /// Creates a topic, or changes its number of queues, on every broker of the
+    /// cluster.
+    pub async fn create_topic(
+        &self,
+        cluster: &str,
+        topic: &str,
+        queues: u32,
+    ) -> Result<(), ClientError> {
+        let (cluster, topic) = (cluster.to_owned(), topic.to_owned());
+        self.ask(Ask::CreateTopic { cluster, topic, queues, order: false }).await.map(drop)
+    }
+
+    pub async fn route(&self, topic: &str) -> Result<TopicRoute, ClientError> {
+        match self.ask(Ask::Route { topic: topic.to_owned() }).await? {
+            Answer::Route(route) => Ok(route),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The readable queues of a topic, sorted.
+    pub async fn queues(&self, topic: &str) -> Result<Vec<MessageQueue>, ClientError> {
+        match self.ask(Ask::Queues { topic: topic.to_owned() }).await? {
+            Answer::Queues(queues) => Ok(queues),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub async fn cluster(&self) -> Result<ClusterInfo, ClientError> {
+        match self.ask(Ask::Cluster).await? {
+            Answer::Cluster(info) => Ok(info),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The client ids of a group's members, as a broker of this topic knows them.
+    pub async fn group_members(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Vec<String>, ClientError> {
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        match self.ask(Ask::GroupMembers { group, topic }).await? {
+            Answer::Members(ids) => Ok(ids),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The offset of the first message still in the queue.
+    pub async fn min_offset(&self, queue: &MessageQueue) -> Result<i64, ClientError> {
+        self.offset(queue, QueueAsk::MinOffset).await
+    }
+
+    /// The offset that the next message of the queue will get.
+    pub async fn max_offset(&self, queue: &MessageQueue) -> Result<i64, ClientError> {
+        self.offset(queue, QueueAsk::MaxOffset).await
+    }
+
+    /// The offset of the first message stored at or after this wall time, in
+    /// milliseconds since the epoch.
+    pub async fn offset_at(&self, queue: &MessageQueue, wall: i64) -> Result<i64, ClientError> {
+        self.offset(queue, QueueAsk::OffsetAt(wall)).await
+    }
+
+    /// What a group has stored for a queue; none if it never did.
+    pub async fn committed(
+        &self,
+        group: &str,
+        queue: &MessageQueue,
+    ) -> Result<Option<i64>, ClientError> {
+        let what = QueueAsk::Committed { group: group.to_owned() };
+        match self.ask(Ask::Queue { queue: queue.clone(), what }).await? {
+            Answer::Committed(offset) => Ok(offset),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn offset(&self, queue: &MessageQueue, what: QueueAsk) -> Result<i64, ClientError> {
+        match self.ask(Ask::Queue { queue: queue.clone(), what }).await? {
+            Answer::Offset(offset) => Ok(offset),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub async fn ask(&self, ask: Ask) -> Result<Answer, ClientError> {
+        match self.call(Command::Ask(ask), None).await {
+            Ok(Done::Answered(result)) => result,
+            _ => Err(ClientError::Closed),
+        }
+    }
+
+    /// Closes the client for all its handles: consumers store their offsets and
+    /// leave, sends without an outcome end. Returns when that is done.
+    pub async fn close(&self) {
+        let _ = self.call(Command::Close, None).await;
+    }
+
+    async fn call(
+        &self,
+        command: Command,
+        deliveries: Option<mpsc::Sender<Delivery>>,
+    ) -> Result<Done, CallError> {
+        let (reply, done) = oneshot::channel();
+        let request = Request { command, deliveries, reply };
+        self.requests.send(request).await.map_err(|_| CallError::NotTaken)?;
+        done.await.map_err(|_| CallError::NoAnswer)
+    }
+}
+
+enum CallError {
+    NotTaken,
+    NoAnswer,
+}
+
+fn not_sent() -> SendError {
+    SendError::Refused(Rejected::new(code::SERVICE_NOT_AVAILABLE, "the client is closed"))
+}
+
+fn unexpected(answer: &Answer) -> ClientError {
+    ClientError::Unavailable { why: format!("an answer to another question: {answer:.60?}") }
+}
+
+/// One member of a consumer group.
+pub struct Consumer {
+    client: Client,
+    id: ConsumerId,
+    deliveries: mpsc::Receiver<Delivery>,
+    open: bool,
+}
+
+impl Consumer {
+    /// The next message; none once the consumer or its client is closed. Not
+    /// calling this costs bounded memory: pulling stops.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.deliveries.recv().await
+    }
+
+    /// The queues that this member owns now, sorted.
+    pub async fn assignment(&self) -> Vec<MessageQueue> {
+        match self.client.call(Command::Assignment(self.id), None).await {
+            Ok(Done::Assignment(queues)) => queues,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Up to where each owned queue is processed. A broadcasting member that
+    /// wants to go on there later keeps this and starts with it as
+    /// [`ConsumerConfig::local_offsets`].
+    pub async fn offsets(&self) -> BTreeMap<MessageQueue, i64> {
+        match self.client.call(Command::Offsets(self.id), None).await {
+            Ok(Done::Offsets(offsets)) => offsets,
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Stores the offsets of what was acknowledged and leaves the group.
+    /// Deliveries not settled by now go to other members.
+    pub async fn close(mut self) {
+        self.open = false;
+        let _ = self.client.call(Command::CloseConsumer(self.id), None).await;
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        if self.open {
+            let _ = self.client.settlements.send(Settlement::Abandoned(self.id));
+        }
+    }
+}
+
+/// A message to be processed and then settled by [`ack`](Delivery::ack) or
+/// [`nack`](Delivery::nack); dropped without either, it comes again. A verdict
+/// on a queue that has moved to another member is ignored.
+pub struct Delivery {
+    pub(super) message: Received,
+    pub(super) id: DeliveryId,
+    pub(super) redelivery_delay: Duration,
+    /// Taken by the verdict.
+    pub(super) settlements: Option<mpsc::UnboundedSender<Settlement>>,
+}
+
+impl Delivery {
+    /// Processed: its group never needs it again.
+    pub fn ack(mut self) {
+        self.settle(Verdict::Ack);
+    }
+
+    /// Not processed: deliver it again after `delay`.
+    pub fn nack(mut self, delay: Duration) {
+        self.settle(Verdict::Nack(delay));
+    }
+
+    fn settle(&mut self, verdict: Verdict) {
+        if let Some(settlements) = self.settlements.take() {
+            // Without a loop there is nobody left to tell, nor any need to.
+            let _ = settlements.send(Settlement::Settled { delivery: self.id, verdict });
+        }
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Received;
+
+    fn deref(&self) -> &Received {
+        &self.message
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.settle(Verdict::Nack(self.redelivery_delay));
+    }
+}
+
+/// Reads queues at the application's own pace.
+#[derive(Clone)]
+pub struct PullConsumer {
+    client: Client,
+    group: String,
+}
+
+impl PullConsumer {
+    /// Up to `max` messages from `offset` on, waiting up to `hold` for the
+    /// first. `expression` is `*`, or tags joined by `||`.
+    pub async fn pull(
+        &self,
+        queue: &MessageQueue,
+        offset: i64,
+        max: u32,
+        expression: &str,
+        hold: Duration,
+    ) -> Result<Pulled, ClientError> {
+        let (group, expression) = (self.group.clone(), expression.to_owned());
+        let what = QueueAsk::Pull { group, offset, max, expression, hold };
+        match self.client.ask(Ask::Queue { queue: queue.clone(), what }).await? {
+            Answer::Pulled(pulled) => Ok(pulled),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub async fn queues(&self, topic: &str) -> Result<Vec<MessageQueue>, ClientError> {
+        self.client.queues(topic).await
+    }
+
+    /// What the group has stored for a queue; none if it never did.
+    pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<i64>, ClientError> {
+        self.client.committed(&self.group, queue).await
+    }
+
+    /// Stores where the group goes on.
+    pub async fn commit(&self, queue: &MessageQueue, offset: i64) -> Result<(), ClientError> {
+        let what = QueueAsk::Commit { group: self.group.clone(), offset };
+        self.client.ask(Ask::Queue { queue: queue.clone(), what }).await.map(drop)
+    }
+}
