@@ -387,6 +387,7 @@ impl Disk for SimDisk {
     fn rename(&mut self, file: FileId, to: &str) -> io::Result<()> {
         self.state(|disk| {
             disk.change()?;
+            disk.file(file)?;
             if disk.names.contains_key(to) {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, to));
             }
