@@ -1,1 +1,2 @@
 // One binary, so one link.
+mod conformance;
