@@ -1,8 +1,457 @@
-//! The broker as a value.
+//! The broker as a value: `handle` takes what arrived, `advance` does what is
+//! done once per batch, and `poll_output` drains what it wants done.
+//!
+//! A send travels: `send` → `replication` (proposed, written, durable,
+//! committed) → `apply` (visible in its queue, answered) → `pull`.
 
-use crate::runtime::Disk;
+pub mod config;
 
-/// The broker.
+mod apply;
+mod command;
+mod members;
+mod offsets;
+mod pull;
+mod register;
+mod send;
+mod session;
+mod snapshot;
+mod state;
+mod topics;
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    net::SocketAddr,
+};
+
+use bytes::Bytes;
+
+use self::{
+    apply::{Awaiting, Proposed},
+    members::Members,
+    pull::Parked,
+    register::Registration,
+    session::Sessions,
+    snapshot::Snapshotting,
+    state::{Dispatch, State},
+};
+pub use self::{
+    command::{Command, GroupConfig, OffsetCommit, TopicConfig},
+    config::BrokerConfig,
+    view::View,
+};
+use crate::{
+    error::{Rejected, StoreError},
+    ids::{ConnId, Name, Shard},
+    log::{self, Base, Draft, SyncTicket},
+    replication::{Flush, Replica},
+    rng::Rng,
+    runtime::Disk,
+    time::{Now, Time},
+    wire::{
+        Fields, Frame, code,
+        frame::{Packet, ReplyTo},
+        request,
+    },
+};
+
+/// What happens to a broker.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection was accepted, or one to the name server of this number
+    /// (in `BrokerConfig::name_servers`) was made.
+    Connected {
+        conn: ConnId,
+        peer: SocketAddr,
+        name_server: Option<usize>,
+    },
+    Frame {
+        conn: ConnId,
+        frame: Frame,
+    },
+    Closed {
+        conn: ConnId,
+    },
+    /// A connection to a name server could not be made.
+    DialFailed {
+        name_server: usize,
+    },
+    Synced {
+        ticket: SyncTicket,
+        result: io::Result<()>,
+    },
+    /// Finish: make everything durable, say so in the log, and end.
+    Stop,
+}
+
+/// What a broker wants done.
+pub enum Output<D: Disk> {
+    Send {
+        conn: ConnId,
+        packet: Packet,
+    },
+    Close {
+        conn: ConnId,
+    },
+    /// Await this, then hand in `Input::Synced`.
+    Sync {
+        ticket: SyncTicket,
+        done: D::Sync,
+    },
+    /// Connect to a name server, then hand in `Connected` or `DialFailed`.
+    Dial {
+        name_server: usize,
+        addr: SocketAddr,
+    },
+    /// Topics changed, or the broker became ready: the name server on the same
+    /// node shall know.
+    Registered,
+    /// The broker ended in order.
+    Stopped,
+    /// The store failed; the process must end and start again (L2).
+    Failed(StoreError),
+}
+
+/// How far a broker is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The log's tail is made durable, then applied.
+    Recovering,
+    /// The record that opens this term is on its way.
+    Starting,
+    Serving,
+    /// What was taken is made durable, then the note that it is.
+    Stopping,
+    Ended,
+}
+
+/// One broker. See the module's documentation.
 pub struct Broker<D: Disk> {
-    _disk: D,
+    config: BrokerConfig,
+    phase: Phase,
+    rng: Rng,
+    state: State,
+    replica: Replica<D>,
+    /// Everything up to here is in `state`.
+    applied: Base,
+    /// The newest durable snapshot says what was applied up to here.
+    snapshot: Base,
+    snapshotting: Snapshotting,
+    /// Proposed entries in log order, and the messages in them.
+    proposed: VecDeque<Proposed>,
+    dispatches: VecDeque<Dispatch>,
+    awaiting: Awaiting,
+    /// The sync that makes the note of an orderly stop durable.
+    stop_noted: Option<SyncTicket>,
+    sessions: Sessions,
+    members: Members,
+    parked: Parked,
+    /// Offsets that came with pulls and are not yet proposed.
+    unproposed_offsets: BTreeMap<(Name, Shard), u64>,
+    offsets_due: Option<Time>,
+    registration: Registration,
+    outputs: VecDeque<Output<D>>,
+    /// Reused for every append.
+    draft: Draft,
+    scratch: Scratch,
+    counters: Counters,
+}
+
+/// Buffers that live on between requests, so that a send allocates little.
+#[derive(Default)]
+struct Scratch {
+    entries: Vec<(u64, crate::queue::QueueEntry)>,
+    woken: BTreeSet<state::QueueKey>,
+}
+
+/// What the broker counts about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub appended: u64,
+    pub served: u64,
+    pub refused: u64,
+    pub corrupt_reads: u64,
+    pub snapshots: u64,
+}
+
+impl<D: Disk> Broker<D> {
+    /// Opens what is on the disk. The broker serves once its first sync and its
+    /// opening record are through; until then it answers that it is not ready.
+    pub fn open(config: BrokerConfig, mut disk: D, seed: u64) -> Result<Broker<D>, StoreError> {
+        let snapshot = log::snapshot::newest(&mut disk)?;
+        let base = snapshot.as_ref().map_or(Base::default(), |snapshot| snapshot.base);
+        let mut log = config.log.clone();
+        log.birth_id = Rng::new(seed).next();
+        let mut replica = Replica::open(disk, log, config.flush, base)?;
+        let mut queue = config.queue.clone();
+        queue.store_id = replica.log().store_id();
+        let (_, disk) = replica.parts();
+        let state = match snapshot {
+            Some(snapshot) => State::restore(disk, queue, &snapshot.payload)?,
+            None => State::new(queue),
+        };
+        replica.prepare()?;
+        Ok(Broker {
+            phase: Phase::Recovering,
+            rng: Rng::new(seed),
+            state,
+            applied: base,
+            snapshot: base,
+            snapshotting: Snapshotting::default(),
+            replica,
+            proposed: VecDeque::new(),
+            dispatches: VecDeque::new(),
+            awaiting: Awaiting::default(),
+            stop_noted: None,
+            sessions: Sessions::default(),
+            members: Members::default(),
+            parked: Parked::default(),
+            unproposed_offsets: BTreeMap::new(),
+            offsets_due: None,
+            registration: Registration::new(config.name_servers.len()),
+            outputs: VecDeque::new(),
+            draft: Draft::default(),
+            scratch: Scratch::default(),
+            counters: Counters::default(),
+            config,
+        })
+    }
+
+    /// Takes one input. Call [`advance`](Self::advance) after each batch.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        match input {
+            Input::Connected { conn, peer, name_server } => {
+                self.sessions.open(conn, peer);
+                if let Some(number) = name_server {
+                    self.registration.connected(number, conn);
+                }
+            }
+            Input::Frame { conn, frame } => self.frame(now, conn, frame),
+            Input::Closed { conn } => self.closed(now, conn),
+            Input::DialFailed { name_server } => {
+                self.registration.disconnected(name_server, now.mono);
+            }
+            Input::Synced { ticket, result } => {
+                if let Err(error) = self.synced(now, ticket, result) {
+                    self.fail(error);
+                }
+            }
+            Input::Stop => {
+                if let Err(error) = self.stop() {
+                    self.fail(error);
+                }
+            }
+        }
+    }
+
+    /// Everything that is done once per batch of inputs: what is due, one write
+    /// for all that was appended, and what that commits.
+    pub fn advance(&mut self, now: Now) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        if let Err(error) = self.try_advance(now) {
+            self.fail(error);
+        }
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output<D>> {
+        self.outputs.pop_front()
+    }
+
+    /// When `advance` wants to be called even if nothing arrives.
+    pub fn deadline(&self) -> Time {
+        if self.phase == Phase::Ended {
+            return Time::MAX;
+        }
+        [
+            self.replica.deadline(),
+            self.parked.deadline(),
+            self.offsets_due,
+            self.registration.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(Time::MAX)
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    fn try_advance(&mut self, now: Now) -> Result<(), StoreError> {
+        self.expire_parked(now);
+        self.flush_offsets(now)?;
+        self.replica.write(now.mono)?;
+        self.apply_committed(now)?;
+        // Applying may have proposed (an opening record, a waiting send).
+        self.replica.write(now.mono)?;
+        self.apply_committed(now)?;
+        self.wake_parked(now);
+        self.start_sync(now)?;
+        self.register(now);
+        Ok(())
+    }
+
+    fn start_sync(&mut self, now: Now) -> Result<(), StoreError> {
+        self.advance_snapshot(now)?;
+        if self.phase == Phase::Stopping {
+            return self.advance_stop(now);
+        }
+        if let Some((ticket, done)) = self.replica.begin_sync(now.mono) {
+            self.outputs.push_back(Output::Sync { ticket, done });
+        }
+        Ok(())
+    }
+
+    fn synced(
+        &mut self,
+        now: Now,
+        ticket: SyncTicket,
+        result: io::Result<()>,
+    ) -> Result<(), StoreError> {
+        self.replica.synced(now.mono, ticket, result)?;
+        self.snapshot_synced(ticket)?;
+        if self.stop_noted == Some(ticket) {
+            self.phase = Phase::Ended;
+            self.outputs.push_back(Output::Stopped);
+            return Ok(());
+        }
+        self.replica.prepare()
+    }
+
+    fn stop(&mut self) -> Result<(), StoreError> {
+        match self.phase {
+            Phase::Serving => {
+                self.flush_all_offsets()?;
+                self.phase = Phase::Stopping;
+            }
+            Phase::Recovering | Phase::Starting => {
+                // Nothing was promised yet, so there is nothing to finish.
+                self.phase = Phase::Ended;
+                self.outputs.push_back(Output::Stopped);
+            }
+            Phase::Stopping | Phase::Ended => {}
+        }
+        Ok(())
+    }
+
+    /// Everything durable first, then the note that it is, then the end.
+    fn advance_stop(&mut self, now: Now) -> Result<(), StoreError> {
+        if self.replica.is_syncing() || self.stop_noted.is_some() {
+            return Ok(());
+        }
+        if self.replica.undurable() == 0 {
+            self.replica.close()?;
+        }
+        let is_noted = self.replica.undurable() == 0;
+        if let Some((ticket, done)) = self.replica.sync_with(now.mono, &[]) {
+            self.stop_noted = is_noted.then_some(ticket);
+            self.outputs.push_back(Output::Sync { ticket, done });
+        }
+        Ok(())
+    }
+
+    /// Ends on the spot. What was proposed has an unknown outcome: connections
+    /// are closed rather than answered, for an answer could be wrong.
+    fn fail(&mut self, error: StoreError) {
+        self.phase = Phase::Ended;
+        self.outputs.retain(|output| !matches!(output, Output::Send { .. }));
+        let conns: Vec<ConnId> = self.sessions.ids().collect();
+        self.outputs.extend(conns.into_iter().map(|conn| Output::Close { conn }));
+        self.outputs.push_back(Output::Failed(error));
+    }
+
+    fn frame(&mut self, now: Now, conn: ConnId, frame: Frame) {
+        if frame.is_response() {
+            self.registration.answered(conn, &frame);
+            return;
+        }
+        if self.phase != Phase::Serving {
+            let busy = Rejected::new(code::SYSTEM_BUSY, "[REJECTREQUEST] the broker is not ready");
+            return self.refuse(conn, frame.reply_to(), busy);
+        }
+        let reply_to = frame.reply_to();
+        if let Err(rejected) = self.request(now, conn, frame) {
+            self.refuse(conn, reply_to, rejected);
+        }
+    }
+
+    fn request(&mut self, now: Now, conn: ConnId, frame: Frame) -> Result<(), Rejected> {
+        match frame.code {
+            request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+                self.send_message(now, conn, frame)
+            }
+            request::PULL_MESSAGE => self.pull_message(now, conn, frame),
+            request::HEART_BEAT => self.heartbeat(now, conn, frame),
+            request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
+            request::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(conn, &frame),
+            request::QUERY_CONSUMER_OFFSET => self.query_offset(conn, &frame),
+            request::UPDATE_CONSUMER_OFFSET => self.update_offset(conn, &frame),
+            request::GET_MAX_OFFSET => self.max_offset(conn, &frame),
+            request::GET_MIN_OFFSET => self.min_offset(conn, &frame),
+            request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(conn, &frame),
+            request::UPDATE_AND_CREATE_TOPIC => self.create_topic(conn, &frame),
+            other => Err(Rejected::new(
+                code::REQUEST_CODE_NOT_SUPPORTED,
+                format!("request code {other} is not supported"),
+            )),
+        }
+    }
+
+    fn closed(&mut self, now: Now, conn: ConnId) {
+        self.sessions.close(conn);
+        self.parked.drop_connection(conn);
+        self.awaiting.drop_connection(conn);
+        self.registration.closed(conn, now.mono);
+        let changed = self.members.closed(conn);
+        self.notify(changed);
+    }
+
+    fn refuse(&mut self, conn: ConnId, reply_to: ReplyTo, rejected: Rejected) {
+        self.counters.refused += 1;
+        self.reply(conn, reply_to, rejected.code, &rejected.remark, Fields::default(), Vec::new());
+    }
+
+    fn reply_ok(&mut self, conn: ConnId, reply_to: ReplyTo, fields: Fields) {
+        self.reply(conn, reply_to, code::SUCCESS, "", fields, Vec::new());
+    }
+
+    fn reply(
+        &mut self,
+        conn: ConnId,
+        reply_to: ReplyTo,
+        code: i32,
+        remark: &str,
+        fields: Fields,
+        body: Vec<Bytes>,
+    ) {
+        if reply_to.one_way {
+            return;
+        }
+        let packet = reply_to.answer(code, remark, fields, body);
+        self.outputs.push_back(Output::Send { conn, packet });
+    }
+
+    fn is_async(&self) -> bool {
+        matches!(self.config.flush, Flush::Async { .. })
+    }
+}
+
+/// What a refused append tells a client. Nothing of it was stored.
+fn refusal(error: &StoreError) -> Option<Rejected> {
+    match error {
+        StoreError::Full => {
+            Some(Rejected::new(code::SERVICE_NOT_AVAILABLE, "the disk is full: nothing is stored"))
+        }
+        StoreError::TooLarge { .. } => {
+            Some(Rejected::new(code::MESSAGE_ILLEGAL, error.to_string()))
+        }
+        _ => None,
+    }
 }

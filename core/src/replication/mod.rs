@@ -1,1 +1,270 @@
+//! The way of an entry from proposed to committed: proposed → written →
+//! durable → committed. A group of one commits by itself; the broker above
+//! sees only what is committed and cannot tell the difference.
 
+use std::{io, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::StoreError,
+    ids::{Position, Term},
+    log::{Base, CommitLog, Draft, Entry, Kind, LogConfig, Place, SyncTicket},
+    runtime::{Disk, FileId},
+    time::Time,
+};
+
+/// What an acknowledgement promises. See the durability contract in
+/// ARCHITECTURE.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Flush {
+    /// Acknowledged means durable: nothing but the loss of the disk takes it.
+    Sync,
+    /// Acknowledged means written to the operating system, which syncs at this
+    /// interval: a power failure may take that much, a killed process nothing.
+    Async { interval: Duration },
+}
+
+/// Under async flush at most this many messages are acknowledged ahead of the
+/// disk. After an unclean start every queue skips as many offsets, so that none
+/// that a power failure took back is ever given to another message.
+pub const ASYNC_WINDOW: u64 = 1 << 20;
+
+/// An idle log writes down how far it is durable after this pause, so that
+/// recovery can tell rot in its last entries from a torn tail.
+const MARK_AFTER: Duration = Duration::from_millis(10);
+
+/// This node's replica of the log, and its group.
+pub struct Replica<D: Disk> {
+    disk: D,
+    log: CommitLog,
+    flush: Flush,
+    term: Term,
+    committed: Position,
+    syncing: bool,
+    /// Parts (messages, mostly) appended since the last sync began, and those it
+    /// covers.
+    unsynced: u64,
+    in_sync: u64,
+    /// Where the async window was full: nothing beyond commits before a sync.
+    held_at: Option<Position>,
+    next_flush: Time,
+    /// The end of the last mark: it needs no other mark to vouch for it.
+    marked: Position,
+    mark_at: Option<Time>,
+    /// The first sync after opening is through.
+    recovered: bool,
+    /// The last process to use this log stopped in order.
+    was_clean: bool,
+}
+
+impl<D: Disk> Replica<D> {
+    /// Opens the log and starts a new term. Nothing is committed before the
+    /// first sync has finished: what a killed process left in the page cache
+    /// must be durable before a consumer sees it (L3).
+    pub fn open(
+        mut disk: D,
+        config: LogConfig,
+        flush: Flush,
+        base: Base,
+    ) -> Result<Replica<D>, StoreError> {
+        let (log, found) = CommitLog::open(&mut disk, config, base)?;
+        Ok(Replica {
+            term: found.fresh_term,
+            was_clean: found.clean,
+            committed: base.position,
+            syncing: false,
+            recovered: false,
+            unsynced: 0,
+            in_sync: 0,
+            held_at: None,
+            next_flush: Time::ZERO,
+            marked: Position(0),
+            mark_at: None,
+            disk,
+            log,
+            flush,
+        })
+    }
+
+    pub fn flush(&self) -> Flush {
+        self.flush
+    }
+
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    pub fn log(&self) -> &CommitLog {
+        &self.log
+    }
+
+    /// Everything before this position may be applied and shown.
+    pub fn committed(&self) -> Position {
+        self.committed
+    }
+
+    /// The log and the disk under it, for those who read records and keep
+    /// derived files.
+    pub fn parts(&mut self) -> (&CommitLog, &mut D) {
+        (&self.log, &mut self.disk)
+    }
+
+    /// The next entry at or after `at`, if it is written.
+    pub fn entry_at(&mut self, at: Position) -> Result<Option<Entry>, StoreError> {
+        self.log.entry_at(&mut self.disk, at)
+    }
+
+    /// Appends an entry in memory; `places` learns where each part will lie.
+    pub fn propose(
+        &mut self,
+        draft: &mut Draft,
+        mut places: impl FnMut(usize, Position),
+    ) -> Result<Place, StoreError> {
+        let mut parts = 0;
+        let before = self.log.end();
+        let place = self.log.append(&mut self.disk, self.term, draft, |part, position| {
+            parts += 1;
+            places(part, position);
+        })?;
+        self.unsynced += parts;
+        if self.held_at.is_none() && self.in_sync + self.unsynced > ASYNC_WINDOW {
+            self.held_at = Some(before);
+        }
+        self.mark_at = None;
+        Ok(place)
+    }
+
+    /// Bytes proposed and not yet durable.
+    pub fn undurable(&self) -> u64 {
+        self.log.end().0 - self.log.durable().0
+    }
+
+    /// Once per batch of inputs: one write for all that was appended, and what
+    /// that commits.
+    pub fn write(&mut self, now: Time) -> Result<(), StoreError> {
+        if self.mark_at.is_some_and(|at| at <= now) {
+            self.mark_at = None;
+            let mut mark = Draft::default();
+            mark.clear(Kind::Mark);
+            match self.log.append(&mut self.disk, self.term, &mut mark, |_, _| {}) {
+                Ok(place) => self.marked = place.end,
+                // No room for a mark is no harm: it only sharpens recovery.
+                Err(StoreError::Full) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.log.write(&mut self.disk)?;
+        self.advance_commit();
+        Ok(())
+    }
+
+    /// Starts a sync if one is due: under sync flush whenever there is anything
+    /// to sync and none is running (group commit, no timer), under async flush
+    /// at the interval or when the window is half full.
+    pub fn begin_sync(&mut self, now: Time) -> Option<(SyncTicket, D::Sync)> {
+        let due = match self.flush {
+            Flush::Sync => true,
+            Flush::Async { .. } => {
+                now >= self.next_flush || self.unsynced >= ASYNC_WINDOW / 2 || !self.recovered
+            }
+        };
+        if due { self.sync_with(now, &[]) } else { None }
+    }
+
+    pub fn is_syncing(&self) -> bool {
+        self.syncing
+    }
+
+    /// Starts a sync that also makes `files` durable, due or not; none while one
+    /// runs or if there is nothing to sync.
+    pub fn sync_with(&mut self, now: Time, files: &[FileId]) -> Option<(SyncTicket, D::Sync)> {
+        if self.is_syncing() {
+            return None;
+        }
+        let started = self.log.begin_sync(&mut self.disk, files)?;
+        self.syncing = true;
+        self.in_sync = self.unsynced;
+        self.unsynced = 0;
+        if let Flush::Async { interval } = self.flush {
+            self.next_flush = now + interval;
+        }
+        Some(started)
+    }
+
+    /// A sync finished. A failed one stops the store for good (L2).
+    pub fn synced(
+        &mut self,
+        now: Time,
+        ticket: SyncTicket,
+        result: io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let durable = self.log.synced(ticket, result)?;
+        self.syncing = false;
+        self.recovered = true;
+        self.in_sync = 0;
+        self.held_at = None;
+        if durable == self.log.end() && durable > self.marked {
+            self.mark_at = Some(now + MARK_AFTER);
+        }
+        self.advance_commit();
+        Ok(())
+    }
+
+    fn advance_commit(&mut self) {
+        let reached = match self.flush {
+            Flush::Sync => self.log.durable(),
+            Flush::Async { .. } if !self.recovered => self.log.durable(),
+            Flush::Async { .. } => {
+                let held = self.held_at.unwrap_or(Position(u64::MAX));
+                self.log.written().min(held).max(self.log.durable())
+            }
+        };
+        if reached > self.committed {
+            self.committed = reached;
+        }
+        assert!(self.committed <= self.log.written(), "committed is never ahead of the disk");
+    }
+
+    /// Whether what the log held when it was opened is durable by now. Before
+    /// that nothing is committed and nothing new is written.
+    pub fn has_recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Whether the last process to use this log stopped in order, so that
+    /// nothing it handed out is missing.
+    pub fn was_clean(&self) -> bool {
+        self.was_clean
+    }
+
+    /// Notes an orderly stop once everything is durable; the note itself is
+    /// durable with the next sync.
+    pub fn close(&mut self) -> Result<(), StoreError> {
+        assert!(self.undurable() == 0, "an orderly stop leaves nothing behind");
+        self.log.close(&mut self.disk)
+    }
+
+    /// When `write` and `begin_sync` want to be called again.
+    pub fn deadline(&self) -> Option<Time> {
+        let flush = match self.flush {
+            Flush::Async { .. }
+                if !self.is_syncing() && self.log.written() > self.log.durable() =>
+            {
+                Some(self.next_flush)
+            }
+            _ => None,
+        };
+        [flush, self.mark_at].into_iter().flatten().min()
+    }
+
+    /// Makes the next segment ready ahead of need.
+    pub fn prepare(&mut self) -> Result<(), StoreError> {
+        self.log.prepare(&mut self.disk)
+    }
+
+    /// Drops whole segments before `keep_from`; returns how many bytes went.
+    pub fn expire(&mut self, keep_from: Position) -> Result<u64, StoreError> {
+        self.log.expire(&mut self.disk, keep_from)
+    }
+}

@@ -5,11 +5,13 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     fmt,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,9 +20,12 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::wire::{
-    Frame, FrameError,
-    frame::{self, Packet},
+use crate::{
+    runtime::Runtime,
+    wire::{
+        Frame, FrameError,
+        frame::{self, Packet},
+    },
 };
 
 /// Bytes read at once. Each queued batch of frames is at most this and one
@@ -30,6 +35,8 @@ const READ_CHUNK: usize = 256 << 10;
 const PAUSE_READING: usize = 4 << 20;
 /// Beyond this many bytes waiting for the peer, it is given up.
 const GIVE_UP: usize = 64 << 20;
+/// How long connecting may take.
+const DIAL_WITHIN: Duration = Duration::from_secs(5);
 /// Slices handed to one vectored write; Linux takes at most 1024.
 const MAX_SLICES: usize = 256;
 
@@ -145,6 +152,17 @@ impl Waiting {
     }
 }
 
+/// Connects, within five seconds.
+pub async fn dial<R: Runtime>(runtime: &R, addr: SocketAddr) -> io::Result<(R::Reader, R::Writer)> {
+    let mut dialling = std::pin::pin!(runtime.dial(addr));
+    let mut timer = std::pin::pin!(runtime.sleep_until(runtime.now().mono + DIAL_WITHIN));
+    poll_fn(|cx| match dialling.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done),
+        Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+    })
+    .await
+}
+
 /// Reads frames until the connection ends, and hands them on in batches made by
 /// `wrap`. Waits while the receiver is behind or the peer takes no answers.
 pub async fn read_frames<E>(
@@ -256,7 +274,6 @@ async fn write_all(
 mod tests {
     use super::*;
     use crate::wire::Fields;
-    use std::future::Future;
 
     fn packet(body: usize) -> Packet {
         Frame::request(1, 0, Fields::default(), vec![7; body].into()).encode()

@@ -1,0 +1,80 @@
+//! What stands in the log beside messages: every durable change of the broker's
+//! own state is such a record, so that nothing durable lives beside the log
+//! (O1, D7).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Corrupt,
+    ids::{Name, Position},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicConfig {
+    pub name: Name,
+    pub read_queues: u32,
+    pub write_queues: u32,
+    /// Bits of `wire::body::perm`.
+    pub perm: u32,
+    pub order: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupConfig {
+    pub name: Name,
+    /// Queues of the group's retry topic.
+    pub retry_queues: u32,
+    /// Deliveries before a message goes to the dead-letter queue.
+    pub retry_max: i32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetCommit {
+    pub group: Name,
+    pub topic: Name,
+    pub queue: u32,
+    /// The next offset that the group wants.
+    pub offset: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A process began to append, under this kind of flush.
+    Started {
+        async_flush: bool,
+        wall: i64,
+    },
+    /// Every queue that exists skips this many offsets: under async flush they
+    /// may have been handed out and lost.
+    Jumped {
+        by: u64,
+    },
+    Topic(TopicConfig),
+    Group(GroupConfig),
+    Offsets(Vec<OffsetCommit>),
+}
+
+/// Leads every encoded command; a broker refuses versions it does not know.
+const VERSION: u8 = 1;
+
+impl Command {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        let body = postcard::to_allocvec(self).expect("commands have no unencodable parts");
+        out.extend_from_slice(&body);
+    }
+
+    /// `at` is where the record lies, for the error.
+    pub fn decode(bytes: &[u8], at: Position) -> Result<Command, Corrupt> {
+        let corrupt = |what: String| Corrupt { file: "log".into(), position: Some(at), what };
+        match bytes.split_first() {
+            Some((&VERSION, body)) => {
+                postcard::from_bytes(body).map_err(|e| corrupt(format!("not a command: {e}")))
+            }
+            Some((version, _)) => Err(corrupt(format!(
+                "a command of version {version}; this broker knows version {VERSION}"
+            ))),
+            None => Err(corrupt("an empty command".into())),
+        }
+    }
+}

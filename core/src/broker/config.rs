@@ -1,0 +1,70 @@
+//! What a broker is told when it starts.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{log::LogConfig, queue::QueueConfig, replication::Flush};
+
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// RocketMQ's brokerName: the name of the replica set.
+    pub name: String,
+    pub cluster: String,
+    /// The address that clients are told, and that message ids carry.
+    pub host: SocketAddr,
+    /// Name servers on other nodes; the one on the same node needs no address.
+    pub name_servers: Vec<SocketAddr>,
+    pub flush: Flush,
+    pub log: LogConfig,
+    pub queue: QueueConfig,
+    /// A snapshot is due after this many bytes of log; it bounds what a restart
+    /// has to read.
+    pub snapshot_every: u64,
+    /// Whole segments are dropped once the log is longer, in bytes.
+    pub retain_bytes: Option<u64>,
+    /// Whether a send to an unknown topic creates it, as RocketMQ does by default.
+    pub auto_create_topics: bool,
+    /// Queues of such a topic; RocketMQ's default is 4.
+    pub default_queues: u32,
+}
+
+impl BrokerConfig {
+    pub fn new(host: SocketAddr) -> BrokerConfig {
+        BrokerConfig {
+            name: "broker-a".into(),
+            cluster: "DefaultCluster".into(),
+            host,
+            name_servers: Vec::new(),
+            flush: Flush::Sync,
+            log: LogConfig::default(),
+            queue: QueueConfig::default(),
+            snapshot_every: 64 << 20,
+            retain_bytes: None,
+            auto_create_topics: true,
+            default_queues: 4,
+        }
+    }
+}
+
+/// Bounds and clocks of a broker. RocketMQ's defaults where it has one.
+pub mod limit {
+    use super::Duration;
+
+    /// Bytes appended and not yet durable before sends are refused as busy.
+    pub const UNDURABLE: u64 = 256 << 20;
+    /// Held pulls on one connection.
+    pub const PARKED_PER_CONNECTION: usize = 4096;
+    /// Requests of all connections that wait for a topic or group to be created.
+    pub const AWAITING: usize = 4096;
+    /// Bytes and messages of one pull answer, and queue entries looked at for it.
+    pub const PULL_BYTES: usize = 1 << 20;
+    pub const PULL_MESSAGES: usize = 1024;
+    pub const PULL_SCAN: usize = 16 << 10;
+    /// The longest that a pull is held.
+    pub const PULL_HOLD: Duration = Duration::from_secs(30);
+    /// Offsets that travel in pulls are written to the log this often at most.
+    pub const OFFSET_FLUSH: Duration = Duration::from_secs(1);
+    /// Queues of one topic.
+    pub const QUEUES: u32 = 4096;
+    /// Topics, and consumer groups.
+    pub const TOPICS: usize = 100_000;
+}

@@ -1,0 +1,245 @@
+//! 34, 35, 38, 40: who is there. Membership is not durable: members say again
+//! every 30 seconds that they live, and a closed connection says that they don't.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{
+    Broker, Output,
+    apply::Needed,
+    command::{Command, GroupConfig},
+    config::limit,
+};
+use crate::{
+    error::Rejected,
+    ids::{ConnId, Name},
+    message::MAX_GROUP,
+    runtime::Disk,
+    time::Now,
+    wire::{
+        Fields, Frame,
+        body::{ConsumerData, ConsumerIds, HeartbeatData, MessageModel, TagFilter},
+        code,
+        header::{GroupHeader, UnregisterHeader},
+        request,
+    },
+};
+
+#[derive(Default)]
+pub(super) struct Members {
+    consumers: BTreeMap<Name, Group>,
+    producers: BTreeMap<Name, BTreeMap<String, ConnId>>,
+    of_connection: BTreeMap<ConnId, BTreeSet<Membership>>,
+    opaque: i32,
+}
+
+#[derive(Default)]
+struct Group {
+    members: BTreeMap<String, ConnId>,
+    model: MessageModel,
+    /// What the group wants of each topic, as its newest member says.
+    filters: BTreeMap<String, (i64, TagFilter)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Membership {
+    is_consumer: bool,
+    group: Name,
+    client: String,
+}
+
+impl Members {
+    pub fn filter(&self, group: &str, topic: &str) -> Option<&TagFilter> {
+        self.consumers.get(group)?.filters.get(topic).map(|(_, filter)| filter)
+    }
+
+    /// Consumer groups with at least one member, and their client ids.
+    pub fn consumers(&self) -> impl Iterator<Item = (&Name, impl Iterator<Item = &str>)> {
+        self.consumers.iter().map(|(name, group)| (name, group.members.keys().map(String::as_str)))
+    }
+
+    /// Takes a consumer's heartbeat; true if the group is no longer what it was.
+    fn consumer(&mut self, conn: ConnId, client: &str, data: &ConsumerData) -> bool {
+        let name: Name = data.group.as_str().into();
+        let group = self.consumers.entry(name.clone()).or_default();
+        group.model = data.message_model;
+        let mut changed = group.members.insert(client.to_owned(), conn).is_none();
+        for subscription in &data.subscriptions {
+            // An expression that nobody can parse is refused when it pulls.
+            let Ok(filter) = subscription.filter() else { continue };
+            match group.filters.get(&subscription.topic) {
+                Some((version, _)) if *version > subscription.version => {}
+                Some((_, known)) if *known == filter => {}
+                _ => {
+                    group
+                        .filters
+                        .insert(subscription.topic.clone(), (subscription.version, filter));
+                    changed = true;
+                }
+            }
+        }
+        self.belongs(
+            conn,
+            Membership { is_consumer: true, group: name, client: client.to_owned() },
+        );
+        changed
+    }
+
+    fn producer(&mut self, conn: ConnId, client: &str, group: &str) {
+        let name: Name = group.into();
+        self.producers.entry(name.clone()).or_default().insert(client.to_owned(), conn);
+        self.belongs(
+            conn,
+            Membership { is_consumer: false, group: name, client: client.to_owned() },
+        );
+    }
+
+    fn belongs(&mut self, conn: ConnId, membership: Membership) {
+        self.of_connection.entry(conn).or_default().insert(membership);
+    }
+
+    /// Takes a member out, unless it has come back on another connection;
+    /// true if its group lost it.
+    fn remove(&mut self, conn: ConnId, membership: &Membership) -> bool {
+        if let Some(memberships) = self.of_connection.get_mut(&conn) {
+            memberships.remove(membership);
+            if memberships.is_empty() {
+                self.of_connection.remove(&conn);
+            }
+        }
+        let Membership { is_consumer, group, client } = membership;
+        if *is_consumer {
+            let Some(found) = self.consumers.get_mut(group) else { return false };
+            if found.members.get(client) != Some(&conn) {
+                return false;
+            }
+            found.members.remove(client);
+            if found.members.is_empty() {
+                self.consumers.remove(group);
+            }
+            return true;
+        }
+        if let Some(found) = self.producers.get_mut(group) {
+            if found.get(client) == Some(&conn) {
+                found.remove(client);
+            }
+            if found.is_empty() {
+                self.producers.remove(group);
+            }
+        }
+        false
+    }
+
+    /// Takes out all members of a connection; returns the consumer groups that
+    /// lost one.
+    pub fn closed(&mut self, conn: ConnId) -> BTreeSet<Name> {
+        let memberships = self.of_connection.remove(&conn).unwrap_or_default();
+        let mut changed = BTreeSet::new();
+        for membership in memberships {
+            if self.remove(conn, &membership) {
+                changed.insert(membership.group);
+            }
+        }
+        changed
+    }
+}
+
+impl<D: Disk> Broker<D> {
+    pub(super) fn heartbeat(
+        &mut self,
+        _now: Now,
+        conn: ConnId,
+        frame: Frame,
+    ) -> Result<(), Rejected> {
+        let data = HeartbeatData::parse(&frame.body)?;
+        // The group and its retry topic must exist before the answer leaves:
+        // consumers ask for that route next.
+        let unknown = data.consumers.iter().find(|c| self.state.group(&c.group).is_none());
+        if let Some(consumer) = unknown {
+            let group = self.implied_group(&consumer.group)?;
+            let needed = Needed::Group(group.name.clone());
+            return self.await_creation(conn, frame, needed, Command::Group(group));
+        }
+        let mut changed = BTreeSet::new();
+        for consumer in &data.consumers {
+            if self.members.consumer(conn, &data.client_id, consumer) {
+                changed.insert(consumer.group.as_str().into());
+            }
+        }
+        for group in &data.producer_groups {
+            self.members.producer(conn, &data.client_id, group);
+        }
+        self.reply_ok(conn, frame.reply_to(), Fields::default());
+        self.notify(changed);
+        Ok(())
+    }
+
+    /// The group that the first word of an unknown one creates.
+    pub(super) fn implied_group(&self, name: &str) -> Result<GroupConfig, Rejected> {
+        let refuse = |why: String| Err(Rejected::new(code::SUBSCRIPTION_GROUP_NOT_EXIST, why));
+        if name.is_empty() || name.len() > MAX_GROUP {
+            return refuse(format!("a group has 1 to {MAX_GROUP} characters, not {}", name.len()));
+        }
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"%|_-".contains(&b)) {
+            return refuse(format!("the group {name:?} has characters beyond [%|a-zA-Z0-9_-]"));
+        }
+        if self.state.counts().1 >= limit::TOPICS {
+            return refuse(format!("there are too many groups to create {name}"));
+        }
+        // RocketMQ's defaults.
+        Ok(GroupConfig { name: name.into(), retry_queues: 1, retry_max: 16 })
+    }
+
+    pub(super) fn unregister_client(
+        &mut self,
+        conn: ConnId,
+        frame: &Frame,
+    ) -> Result<(), Rejected> {
+        let header = UnregisterHeader::parse(&frame.fields)?;
+        let mut changed = BTreeSet::new();
+        for (is_consumer, group) in [(true, header.consumer_group), (false, header.producer_group)]
+        {
+            let Some(group) = group else { continue };
+            let group: Name = group.into();
+            let client = header.client_id.to_owned();
+            let membership = Membership { is_consumer, group: group.clone(), client };
+            if self.members.remove(conn, &membership) {
+                changed.insert(group);
+            }
+        }
+        self.reply_ok(conn, frame.reply_to(), Fields::default());
+        self.notify(changed);
+        Ok(())
+    }
+
+    pub(super) fn consumer_list(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        let header = GroupHeader::parse(&frame.fields)?;
+        let Some(group) = self.members.consumers.get(header.group) else {
+            let remark = format!("no consumer of the group {} is connected", header.group);
+            return Err(Rejected::new(code::SYSTEM_ERROR, remark));
+        };
+        let body = ConsumerIds { ids: group.members.keys().cloned().collect() }.to_bytes();
+        self.reply(conn, frame.reply_to(), code::SUCCESS, "", Fields::default(), vec![body]);
+        Ok(())
+    }
+
+    /// Tells all members of these groups to share out their queues again.
+    pub(super) fn notify(&mut self, groups: BTreeSet<Name>) {
+        for name in groups {
+            let Some(group) = self.members.consumers.get(&name) else { continue };
+            if group.model == MessageModel::Broadcasting {
+                continue;
+            }
+            let conns: BTreeSet<ConnId> = group.members.values().copied().collect();
+            for conn in conns {
+                self.members.opaque = self.members.opaque.wrapping_add(1);
+                let fields = GroupHeader { group: &name }.fields();
+                let code = request::NOTIFY_CONSUMER_IDS_CHANGED;
+                let frame = Frame::request(code, self.members.opaque, fields, Bytes::new());
+                let packet = frame.one_way().encode();
+                self.outputs.push_back(Output::Send { conn, packet });
+            }
+        }
+    }
+}

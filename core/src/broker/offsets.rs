@@ -1,0 +1,152 @@
+//! 14, 15, 29, 30, 31: how far groups have come, and how far queues reach. A
+//! group's progress is a record in the log like everything else (O1).
+
+use super::{
+    Broker,
+    command::{Command, OffsetCommit},
+    config::limit,
+};
+use crate::{
+    error::{Rejected, StoreError},
+    ids::{ConnId, Shard},
+    message::Peek,
+    runtime::Disk,
+    time::Now,
+    wire::{
+        Frame, code,
+        header::{
+            OffsetReply, QueryOffsetHeader, QueueHeader, SearchOffsetHeader, UpdateOffsetHeader,
+        },
+    },
+};
+
+impl<D: Disk> Broker<D> {
+    /// Remembers an offset that came with a pull; it is proposed within
+    /// `limit::OFFSET_FLUSH`, because nobody waits for it.
+    pub(super) fn note_offset(
+        &mut self,
+        now: Now,
+        group: &str,
+        topic: &str,
+        queue: u32,
+        offset: u64,
+    ) {
+        let shard = Shard { topic: topic.into(), queue };
+        if self.state.offset(group, &shard).is_some_and(|stored| stored >= offset) {
+            return;
+        }
+        let noted = self.unproposed_offsets.entry((group.into(), shard)).or_default();
+        *noted = offset.max(*noted);
+        self.offsets_due.get_or_insert(now.mono + limit::OFFSET_FLUSH);
+    }
+
+    pub(super) fn flush_offsets(&mut self, now: Now) -> Result<(), StoreError> {
+        if self.offsets_due.is_some_and(|due| due <= now.mono) {
+            self.flush_all_offsets()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush_all_offsets(&mut self) -> Result<(), StoreError> {
+        self.offsets_due = None;
+        if self.unproposed_offsets.is_empty() {
+            return Ok(());
+        }
+        let commits = std::mem::take(&mut self.unproposed_offsets)
+            .into_iter()
+            .map(|((group, shard), offset)| OffsetCommit {
+                group,
+                topic: shard.topic,
+                queue: shard.queue,
+                offset,
+            })
+            .collect();
+        match self.propose_command(Command::Offsets(commits), None) {
+            // Redelivery is the price of a full disk here; nothing was promised.
+            Ok(_) | Err(StoreError::Full | StoreError::TooLarge { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn update_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        let header = UpdateOffsetHeader::parse(&frame.fields)?;
+        let offset = u64::try_from(header.commit_offset)
+            .map_err(|_| Rejected::bad_field("commitOffset", "is below zero"))?;
+        // A queue that is gone or not there yet keeps no progress.
+        if self.state.find_queue(header.topic, header.queue).is_none() {
+            let remark = format!("no queue {}/{}", header.topic, header.queue);
+            return Err(Rejected::new(code::TOPIC_NOT_EXIST, remark));
+        }
+        let group = header.group.into();
+        let topic = header.topic.into();
+        let commit = OffsetCommit { group, topic, queue: header.queue, offset };
+        self.propose_for(conn, frame.reply_to(), Command::Offsets(vec![commit]))
+    }
+
+    pub(super) fn query_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        let header = QueryOffsetHeader::parse(&frame.fields)?;
+        let shard = Shard { topic: header.topic.into(), queue: header.queue };
+        let noted = self.unproposed_offsets.get(&(header.group.into(), shard.clone())).copied();
+        let stored = noted.max(self.state.offset(header.group, &shard));
+        let offset = stored.or_else(|| self.young_queue_start(header.topic, header.queue));
+        match offset {
+            Some(offset) => {
+                self.reply_ok(
+                    conn,
+                    frame.reply_to(),
+                    OffsetReply { offset: offset as i64 }.fields(),
+                );
+                Ok(())
+            }
+            None if header.set_zero_if_not_found == Some(true) => {
+                self.reply_ok(conn, frame.reply_to(), OffsetReply { offset: 0 }.fields());
+                Ok(())
+            }
+            None => Err(Rejected::new(
+                code::QUERY_NOT_FOUND,
+                format!("the group {} has no offset on {shard}", header.group),
+            )),
+        }
+    }
+
+    /// RocketMQ starts a new group at 0 on a queue that still has its first
+    /// message at hand. We do so only while the queue is empty, where it can
+    /// neither skip nor replay anything (L14).
+    fn young_queue_start(&self, topic: &str, queue: u32) -> Option<u64> {
+        let key = self.state.find_queue(topic, queue)?;
+        (self.state.queue(key).index.max() == 0).then_some(0)
+    }
+
+    pub(super) fn max_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        let header = QueueHeader::parse(&frame.fields)?;
+        let to = self.readable_queue(header.topic, header.queue)?;
+        let offset = self.state.queue(to).index.max() as i64;
+        self.reply_ok(conn, frame.reply_to(), OffsetReply { offset }.fields());
+        Ok(())
+    }
+
+    pub(super) fn min_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        let header = QueueHeader::parse(&frame.fields)?;
+        let to = self.readable_queue(header.topic, header.queue)?;
+        let offset = self.state.queue(to).index.min() as i64;
+        self.reply_ok(conn, frame.reply_to(), OffsetReply { offset }.fields());
+        Ok(())
+    }
+
+    /// The first message stored at or after a time, by binary search over store
+    /// times; while the clock stepped, near it.
+    pub(super) fn search_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        let header = SearchOffsetHeader::parse(&frame.fields)?;
+        let to = self.readable_queue(header.topic, header.queue)?;
+        let (log, disk) = self.replica.parts();
+        let index = &self.state.queue(to).index;
+        let found = index.find_by(disk, |disk, entry| {
+            let record = log.read(disk, entry.position, entry.size)?;
+            Ok(Peek(&record).store_wall().is_some_and(|wall| wall >= header.timestamp))
+        });
+        let offset =
+            found.map_err(|error| Rejected::new(code::SYSTEM_ERROR, error.to_string()))? as i64;
+        self.reply_ok(conn, frame.reply_to(), OffsetReply { offset }.fields());
+        Ok(())
+    }
+}

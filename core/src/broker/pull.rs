@@ -1,0 +1,337 @@
+//! 11: what a consumer gets. A pull that finds nothing is held until a message
+//! that it wants becomes visible, or its time is up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{Broker, apply::Needed, command::Command, config::limit, state::QueueKey};
+use crate::{
+    error::{Corrupt, Rejected, StoreError},
+    ids::ConnId,
+    message::Peek,
+    queue::QueueEntry,
+    runtime::Disk,
+    time::{Now, Time},
+    wire::{
+        Frame,
+        body::{TagFilter, perm},
+        code,
+        frame::ReplyTo,
+        header::{PullHeader, PullReply, pull_flag},
+    },
+};
+
+/// A pull that was checked and can be tried any number of times.
+pub(super) struct Pull {
+    conn: ConnId,
+    reply_to: ReplyTo,
+    to: QueueKey,
+    filter: TagFilter,
+    /// The next offset to look at: moves over what the filter refused.
+    offset: u64,
+    max_messages: usize,
+    max_bytes: usize,
+}
+
+/// The pulls that are held.
+#[derive(Default)]
+pub(super) struct Parked {
+    next_id: u64,
+    pulls: BTreeMap<u64, (Time, Pull)>,
+    deadlines: BTreeSet<(Time, u64)>,
+    by_queue: BTreeMap<QueueKey, BTreeSet<u64>>,
+    per_connection: BTreeMap<ConnId, usize>,
+}
+
+impl Parked {
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    pub fn is_waiting(&self, queue: QueueKey) -> bool {
+        self.by_queue.contains_key(&queue)
+    }
+
+    pub fn len(&self) -> usize {
+        self.pulls.len()
+    }
+
+    pub fn drop_connection(&mut self, conn: ConnId) {
+        if !self.per_connection.contains_key(&conn) {
+            return;
+        }
+        let held = self.pulls.iter().filter(|(_, (_, pull))| pull.conn == conn);
+        let held: Vec<u64> = held.map(|(id, _)| *id).collect();
+        for id in held {
+            self.take(id);
+        }
+    }
+
+    fn has_room(&self, conn: ConnId) -> bool {
+        self.per_connection.get(&conn).copied().unwrap_or(0) < limit::PARKED_PER_CONNECTION
+    }
+
+    fn park(&mut self, until: Time, pull: Pull) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.deadlines.insert((until, id));
+        self.by_queue.entry(pull.to).or_default().insert(id);
+        *self.per_connection.entry(pull.conn).or_default() += 1;
+        self.pulls.insert(id, (until, pull));
+    }
+
+    fn take(&mut self, id: u64) -> Option<(Time, Pull)> {
+        let (until, pull) = self.pulls.remove(&id)?;
+        self.deadlines.remove(&(until, id));
+        if let Some(ids) = self.by_queue.get_mut(&pull.to) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_queue.remove(&pull.to);
+            }
+        }
+        if let Some(count) = self.per_connection.get_mut(&pull.conn) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_connection.remove(&pull.conn);
+            }
+        }
+        Some((until, pull))
+    }
+
+    fn take_of_queue(&mut self, queue: QueueKey) -> Vec<(Time, Pull)> {
+        let ids = self.by_queue.get(&queue).cloned().unwrap_or_default();
+        ids.into_iter().filter_map(|id| self.take(id)).collect()
+    }
+
+    fn take_due(&mut self, now: Time) -> Option<Pull> {
+        let (at, id) = *self.deadlines.first()?;
+        if at > now {
+            return None;
+        }
+        self.take(id).map(|(_, pull)| pull)
+    }
+}
+
+/// What a try of a pull came to.
+enum Tried {
+    Answered,
+    /// Nothing for it up to the end of the queue.
+    AtEnd(Pull),
+}
+
+impl<D: Disk> Broker<D> {
+    pub(super) fn pull_message(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        frame: Frame,
+    ) -> Result<(), Rejected> {
+        let header = PullHeader::parse(&frame.fields)?;
+        if self.state.group(header.group).is_none() {
+            let group = self.implied_group(header.group)?;
+            let needed = Needed::Group(group.name.clone());
+            return self.await_creation(conn, frame, needed, Command::Group(group));
+        }
+        let to = self.readable_queue(header.topic, header.queue)?;
+        let filter = self.pull_filter(&header)?;
+        if header.sys_flag & pull_flag::COMMIT_OFFSET != 0 && header.commit_offset >= 0 {
+            let offset = header.commit_offset as u64;
+            self.note_offset(now, header.group, header.topic, header.queue, offset);
+        }
+        let reply_to = frame.reply_to();
+        let index = &self.state.queue(to).index;
+        let (min, max) = (index.min(), index.max());
+        let offset = u64::try_from(header.queue_offset).ok().filter(|at| (min..=max).contains(at));
+        let Some(offset) = offset else {
+            // A group that is ahead of the queue goes on at its end, never at 0 (O2).
+            let next = if header.queue_offset > max as i64 { max } else { min };
+            let remark = if next == max { "OFFSET_OVERFLOW_BADLY" } else { "OFFSET_TOO_SMALL" };
+            self.answer_pull(conn, reply_to, to, code::PULL_OFFSET_MOVED, remark, next, Vec::new());
+            return Ok(());
+        };
+        let pull = Pull {
+            conn,
+            reply_to,
+            to,
+            filter,
+            offset,
+            max_messages: (header.max_messages.max(1) as usize).min(limit::PULL_MESSAGES),
+            max_bytes: header
+                .max_bytes
+                .map_or(limit::PULL_BYTES, |max| (max.max(1) as usize).min(limit::PULL_BYTES)),
+        };
+        if let Tried::AtEnd(pull) = self.try_pull(pull) {
+            let may_hold = header.sys_flag & pull_flag::SUSPEND != 0 && !reply_to.one_way;
+            let hold = std::time::Duration::from_millis(header.suspend_timeout.max(0) as u64);
+            if may_hold && !hold.is_zero() && self.parked.has_room(conn) {
+                self.parked.park(now.mono + hold.min(limit::PULL_HOLD), pull);
+            } else {
+                self.answer_at_end(pull);
+            }
+        }
+        Ok(())
+    }
+
+    fn pull_filter(&self, header: &PullHeader<'_>) -> Result<TagFilter, Rejected> {
+        if header.sys_flag & pull_flag::SUBSCRIPTION != 0 {
+            return TagFilter::parse(header.subscription.unwrap_or("*"), header.expression_type);
+        }
+        match self.members.filter(header.group, header.topic) {
+            Some(filter) => Ok(filter.clone()),
+            None => Err(Rejected::new(
+                code::SUBSCRIPTION_NOT_EXIST,
+                format!("the group {} has not said that it wants {}", header.group, header.topic),
+            )),
+        }
+    }
+
+    pub(super) fn readable_queue(&self, topic: &str, queue: u32) -> Result<QueueKey, Rejected> {
+        let Some((number, found)) = self.state.topic(topic) else {
+            let remark = format!("the topic {topic} does not exist");
+            return Err(Rejected::new(code::TOPIC_NOT_EXIST, remark));
+        };
+        if found.config.perm & perm::READ == 0 {
+            let remark = format!("the topic {topic} is not readable");
+            return Err(Rejected::new(code::NO_PERMISSION, remark));
+        }
+        if queue >= found.config.read_queues {
+            let queues = found.config.read_queues;
+            let remark = format!("queueId {queue} is illegal: {topic} has {queues} queues");
+            return Err(Rejected::new(code::INVALID_PARAMETER, remark));
+        }
+        Ok(QueueKey { topic: number, queue })
+    }
+
+    /// Looks for messages from the pull's offset on, and answers if there are
+    /// some, or if looking took long enough.
+    fn try_pull(&mut self, mut pull: Pull) -> Tried {
+        let mut entries = std::mem::take(&mut self.scratch.entries);
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let mut scanned = 0;
+        let end = self.state.queue(pull.to).index.max();
+        let failed = loop {
+            if pull.offset >= end || scanned >= limit::PULL_SCAN {
+                break None;
+            }
+            entries.clear();
+            let window = pull.max_messages.clamp(32, 512);
+            let (_, disk) = self.replica.parts();
+            let index = &self.state.queue(pull.to).index;
+            if let Err(error) = index.read(disk, pull.offset, window, &mut entries) {
+                break Some(error);
+            }
+            if entries.is_empty() {
+                // The rest of the queue was skipped after an unclean start.
+                pull.offset = end;
+                break None;
+            }
+            scanned += entries.len();
+            match self.collect(&mut pull, &entries, &mut found, &mut bytes) {
+                Ok(true) => break None,
+                Ok(false) => {}
+                Err(error) => break Some(error),
+            }
+        };
+        self.scratch.entries = entries;
+        let Pull { conn, reply_to, to, offset, .. } = pull;
+        if !found.is_empty() {
+            self.counters.served += found.len() as u64;
+            self.answer_pull(conn, reply_to, to, code::SUCCESS, "FOUND", offset, found);
+        } else if let Some(error) = failed {
+            self.counters.corrupt_reads += 1;
+            tracing::error!(%error, "a stored message cannot be served");
+            self.refuse(conn, reply_to, Rejected::new(code::SYSTEM_ERROR, error.to_string()));
+        } else if offset < end {
+            let code = code::PULL_RETRY_IMMEDIATELY;
+            self.answer_pull(conn, reply_to, to, code, "NO_MATCHED_MESSAGE", offset, Vec::new());
+        } else {
+            return Tried::AtEnd(pull);
+        }
+        Tried::Answered
+    }
+
+    /// Takes what the filter lets through; true once the answer is full. An
+    /// error counts only if nothing was found before it.
+    fn collect(
+        &mut self,
+        pull: &mut Pull,
+        entries: &[(u64, QueueEntry)],
+        found: &mut Vec<Bytes>,
+        bytes: &mut usize,
+    ) -> Result<bool, StoreError> {
+        for (offset, entry) in entries {
+            if !pull.filter.matches_hash(entry.tag) {
+                pull.offset = offset + 1;
+                continue;
+            }
+            let size = entry.size as usize;
+            if found.len() == pull.max_messages
+                || (!found.is_empty() && *bytes + size > pull.max_bytes)
+            {
+                return Ok(true);
+            }
+            let (log, disk) = self.replica.parts();
+            let record = log.read(disk, entry.position, entry.size)?;
+            // The index is derived: what it points to must say the same.
+            let peek = Peek(&record);
+            if (peek.queue(), peek.queue_offset()) != (Some(pull.to.queue), Some(*offset)) {
+                return Err(StoreError::Corrupt(Corrupt {
+                    file: "queue".into(),
+                    position: Some(entry.position),
+                    what: format!("offset {offset} points to another message"),
+                }));
+            }
+            *bytes += size;
+            found.push(record);
+            pull.offset = offset + 1;
+        }
+        Ok(found.len() >= pull.max_messages)
+    }
+
+    /// Tries the held pulls of queues that got messages.
+    pub(super) fn wake_parked(&mut self, now: Now) {
+        for queue in std::mem::take(&mut self.scratch.woken) {
+            for (until, pull) in self.parked.take_of_queue(queue) {
+                if let Tried::AtEnd(pull) = self.try_pull(pull) {
+                    self.parked.park(until.max(now.mono), pull);
+                }
+            }
+        }
+    }
+
+    pub(super) fn expire_parked(&mut self, now: Now) {
+        while let Some(pull) = self.parked.take_due(now.mono) {
+            self.answer_at_end(pull);
+        }
+    }
+
+    fn answer_at_end(&mut self, pull: Pull) {
+        let Pull { conn, reply_to, to, offset, .. } = pull;
+        let code = code::PULL_NOT_FOUND;
+        self.answer_pull(conn, reply_to, to, code, "OFFSET_OVERFLOW_ONE", offset, Vec::new());
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "an answer has this many parts")]
+    fn answer_pull(
+        &mut self,
+        conn: ConnId,
+        reply_to: ReplyTo,
+        to: QueueKey,
+        code: i32,
+        remark: &str,
+        next: u64,
+        found: Vec<Bytes>,
+    ) {
+        let index = &self.state.queue(to).index;
+        let fields = PullReply {
+            suggest_broker: 0,
+            next_offset: next as i64,
+            min_offset: index.min() as i64,
+            max_offset: index.max() as i64,
+        }
+        .fields();
+        self.reply(conn, reply_to, code, remark, fields, found);
+    }
+}

@@ -1,0 +1,329 @@
+//! 10, 310, 320: a message, or a batch of them, becomes records of one entry.
+
+use super::{
+    Broker,
+    apply::Needed,
+    command::{Command, TopicConfig},
+    config::limit,
+    state::{DEFAULT_TOPIC, Dispatch, QueueKey, RETRY_PREFIX},
+};
+use crate::{
+    error::Rejected,
+    ids::{ConnId, Position},
+    log::Kind,
+    message::{
+        MAX_BODY, MAX_LONG_TOPIC, MAX_PROPERTIES, MAX_TOPIC, Properties, Record, offset_message_id,
+        property, sys_flag, tag_hash,
+    },
+    queue::QueueEntry,
+    runtime::Disk,
+    time::Now,
+    wire::{
+        Frame,
+        body::{BatchRecord, BatchRecords, perm},
+        code,
+        frame::ReplyTo,
+        header::{SendHeader, SendReply},
+        request,
+    },
+};
+
+/// What the answer to a send will say once its messages are committed.
+pub(super) struct SendAnswer {
+    conn: ConnId,
+    reply_to: ReplyTo,
+    queue: u32,
+    first_offset: u64,
+    positions: Positions,
+    transaction_id: Option<String>,
+}
+
+/// One position without an allocation, or those of a batch.
+enum Positions {
+    One(Position),
+    Many(Vec<Position>),
+}
+
+/// Topics that only the broker writes to.
+const RESERVED: [&str; 7] = [
+    "SCHEDULE_TOPIC_XXXX",
+    "RMQ_SYS_TRANS_HALF_TOPIC",
+    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+    "TRANS_CHECK_MAX_TIME_TOPIC",
+    "SELF_TEST_TOPIC",
+    "OFFSET_MOVED_EVENT",
+    DEFAULT_TOPIC,
+];
+
+impl<D: Disk> Broker<D> {
+    pub(super) fn send_message(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        frame: Frame,
+    ) -> Result<(), Rejected> {
+        let header = SendHeader::parse(&frame.fields)?;
+        // C++ clients send batches under the code of a single message.
+        let batch = frame.code == request::SEND_BATCH_MESSAGE || header.batch == Some(true);
+        check_topic_name(header.topic)?;
+        if header.sys_flag & sys_flag::TRANSACTION_MASK != 0 {
+            return Err(unsupported("transactional"));
+        }
+        if self.replica.undurable() > limit::UNDURABLE {
+            return Err(Rejected::new(
+                code::SYSTEM_BUSY,
+                "[OVERLOAD] too many bytes wait for the disk",
+            ));
+        }
+        let Some((number, topic)) = self.state.topic(header.topic) else {
+            let create = self.implied_topic(&header)?;
+            let needed = Needed::Topic(create.name.clone());
+            return self.await_creation(conn, frame, needed, Command::Topic(create));
+        };
+        let config = &topic.config;
+        if config.perm & perm::WRITE == 0 {
+            let remark = format!("the topic {} is not writable", header.topic);
+            return Err(Rejected::new(code::NO_PERMISSION, remark));
+        }
+        let queue = match u32::try_from(header.queue) {
+            Err(_) => self.rng.below(u64::from(config.write_queues)) as u32,
+            Ok(queue) if queue < config.write_queues => queue,
+            Ok(queue) => {
+                return Err(Rejected::new(
+                    code::SYSTEM_ERROR,
+                    format!(
+                        "queueId {queue} is illegal: {} has {} queues",
+                        header.topic, config.write_queues
+                    ),
+                ));
+            }
+        };
+        let to = QueueKey { topic: number, queue };
+        let count = if batch {
+            self.draft_batch(now, conn, &header, &frame, to)?
+        } else {
+            let outer = header.properties.unwrap_or_default().as_bytes();
+            let message = BatchRecord { flag: header.flag, body: &frame.body, properties: outer };
+            self.draft.clear(Kind::Messages);
+            self.draft_message(now, conn, &header, to, 0, message)?;
+            1
+        };
+        self.append_drafted(conn, &frame, &header, to, count)
+    }
+
+    /// Drafts every message of a batch; a single bad one refuses the whole.
+    fn draft_batch(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        header: &SendHeader<'_>,
+        frame: &Frame,
+        to: QueueKey,
+    ) -> Result<u32, Rejected> {
+        self.draft.clear(Kind::Messages);
+        let mut count = 0;
+        let mut drafted = Ok(());
+        for message in BatchRecords::new(&frame.body) {
+            drafted = message
+                .and_then(|message| self.draft_message(now, conn, header, to, count, message));
+            if drafted.is_err() {
+                break;
+            }
+            count += 1;
+        }
+        if drafted.is_ok() && count == 0 {
+            drafted = Err(Rejected::new(code::MESSAGE_ILLEGAL, "an empty batch"));
+        }
+        if let Err(rejected) = drafted {
+            self.dispatches.truncate(self.dispatches.len() - count as usize);
+            return Err(rejected);
+        }
+        Ok(count)
+    }
+
+    /// Adds one message to the draft, and the entry of its queue to the
+    /// dispatches.
+    fn draft_message(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        header: &SendHeader<'_>,
+        to: QueueKey,
+        nth: u32,
+        message: BatchRecord<'_>,
+    ) -> Result<(), Rejected> {
+        if message.body.len() > MAX_BODY {
+            return Err(Rejected::new(
+                code::MESSAGE_ILLEGAL,
+                format!("a body of {} bytes is beyond {MAX_BODY}", message.body.len()),
+            ));
+        }
+        if message.properties.len() > MAX_PROPERTIES {
+            return Err(Rejected::new(
+                code::MESSAGE_ILLEGAL,
+                format!(
+                    "properties of {} bytes are beyond {MAX_PROPERTIES}",
+                    message.properties.len()
+                ),
+            ));
+        }
+        let tag = inspect(Properties(message.properties))?;
+        let offset = self.state.queue(to).next + u64::from(nth);
+        let record = Record {
+            topic: header.topic,
+            queue: to.queue,
+            queue_offset: offset,
+            position: Position(0),
+            flag: message.flag,
+            sys_flag: header.sys_flag,
+            born_wall: header.born_wall,
+            born_host: self.sessions.peer(conn).unwrap_or(self.config.host),
+            store_wall: now.wall,
+            store_host: self.config.host,
+            reconsume_times: header.reconsume_times.unwrap_or(0),
+            prepared_position: 0,
+            properties: message.properties,
+            body: message.body,
+        };
+        let size = record.encoded_len() as u32;
+        self.draft.part(|out| record.encode(out));
+        let entry = QueueEntry { position: Position(0), size, tag };
+        self.dispatches.push_back(Dispatch { to, offset, entry });
+        Ok(())
+    }
+
+    fn append_drafted(
+        &mut self,
+        conn: ConnId,
+        frame: &Frame,
+        header: &SendHeader<'_>,
+        to: QueueKey,
+        count: u32,
+    ) -> Result<(), Rejected> {
+        let (_, disk) = self.replica.parts();
+        let room = self.state.queue_mut(to).index.room(disk, u64::from(count));
+        let first = self.dispatches.len() - count as usize;
+        let first_offset = self.state.queue(to).next;
+        let unique = Properties(header.properties.unwrap_or_default().as_bytes());
+        let answer = (!frame.is_one_way()).then(|| SendAnswer {
+            conn,
+            reply_to: frame.reply_to(),
+            queue: to.queue,
+            first_offset,
+            positions: Positions::One(Position(0)),
+            transaction_id: unique.get(property::UNIQ_KEY).map(str::to_owned),
+        });
+        let proposed = room.and_then(|()| self.propose_messages(count, answer));
+        match proposed {
+            Ok(()) => {
+                self.state.queue_mut(to).next += u64::from(count);
+                Ok(())
+            }
+            Err(error) => {
+                self.dispatches.truncate(first);
+                Err(self.refused_or_failed(error))
+            }
+        }
+    }
+
+    /// The topic that a send to an unknown one creates, if that is allowed.
+    fn implied_topic(&self, header: &SendHeader<'_>) -> Result<TopicConfig, Rejected> {
+        let not_exist = |why: &str| {
+            let remark = format!("the topic {} does not exist{why}", header.topic);
+            Err(Rejected::new(code::TOPIC_NOT_EXIST, remark))
+        };
+        if header.topic.starts_with(RETRY_PREFIX) {
+            return not_exist(": its group was never seen");
+        }
+        if !self.config.auto_create_topics {
+            return not_exist(" and is not created by a send");
+        }
+        if self.state.counts().0 >= limit::TOPICS {
+            return not_exist(", and there are too many to create another");
+        }
+        let queues = header.default_topic_queues.unwrap_or(self.config.default_queues);
+        let queues = queues.clamp(1, self.config.default_queues.max(1));
+        Ok(TopicConfig {
+            name: header.topic.into(),
+            read_queues: queues,
+            write_queues: queues,
+            perm: perm::READ | perm::WRITE,
+            order: false,
+        })
+    }
+
+    pub(super) fn answer_send(&mut self, answer: SendAnswer) {
+        if answer.reply_to.one_way {
+            return;
+        }
+        let host = self.config.host;
+        let ids = match &answer.positions {
+            Positions::One(position) => offset_message_id(host, *position),
+            Positions::Many(positions) => {
+                let ids: Vec<_> =
+                    positions.iter().map(|position| offset_message_id(host, *position)).collect();
+                ids.join(",")
+            }
+        };
+        let fields = SendReply {
+            message_id: &ids,
+            queue: answer.queue,
+            queue_offset: answer.first_offset as i64,
+            transaction_id: answer.transaction_id.as_deref(),
+            region: Some("DefaultRegion"),
+            trace_on: Some(true),
+        }
+        .fields();
+        self.reply_ok(answer.conn, answer.reply_to, fields);
+    }
+}
+
+impl SendAnswer {
+    /// Fills in where the messages lie, which is known once they are appended.
+    pub fn placed(&mut self, positions: impl ExactSizeIterator<Item = Position>) {
+        let mut positions = positions;
+        self.positions = if positions.len() == 1 {
+            Positions::One(positions.next().unwrap_or_default())
+        } else {
+            Positions::Many(positions.collect())
+        };
+    }
+}
+
+/// The tag's hash; refuses what this broker would store wrongly: a half message
+/// or a delayed one must not be visible at once.
+fn inspect(properties: Properties<'_>) -> Result<i64, Rejected> {
+    let mut tag = 0;
+    for (key, value) in properties.iter() {
+        match key {
+            property::TAGS => tag = tag_hash(value),
+            property::TRAN_MSG if value == "true" => return Err(unsupported("transactional")),
+            property::DELAY if value != "0" => return Err(unsupported("delayed")),
+            "TIMER_DELAY_SEC" | "TIMER_DELAY_MS" | "TIMER_DELIVER_MS" => {
+                return Err(unsupported("timed"));
+            }
+            _ => {}
+        }
+    }
+    Ok(tag)
+}
+
+fn unsupported(kind: &str) -> Rejected {
+    Rejected::new(code::MESSAGE_ILLEGAL, format!("{kind} messages are not supported yet"))
+}
+
+/// RocketMQ's rule for topics that a client may send to.
+pub(super) fn check_topic_name(topic: &str) -> Result<(), Rejected> {
+    let limit = if topic.starts_with('%') { MAX_LONG_TOPIC } else { MAX_TOPIC };
+    let refuse = |why: String| Err(Rejected::new(code::MESSAGE_ILLEGAL, why));
+    if topic.is_empty() || topic.len() > limit {
+        return refuse(format!("a topic has 1 to {limit} characters, this one {}", topic.len()));
+    }
+    if !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"%|_-".contains(&b)) {
+        return refuse(format!("the topic {topic:?} has characters beyond [%|a-zA-Z0-9_-]"));
+    }
+    if RESERVED.contains(&topic) {
+        return refuse(format!("the topic {topic} is reserved for the broker"));
+    }
+    Ok(())
+}

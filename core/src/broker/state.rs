@@ -1,0 +1,328 @@
+//! The folded state: everything the broker knows is what the committed log says,
+//! kept here, and written out as a snapshot now and then.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{Command, GroupConfig, OffsetCommit, TopicConfig};
+use crate::{
+    error::{Corrupt, StoreError},
+    ids::{Name, Position, Shard},
+    message::{Peek, property, tag_hash},
+    queue::{ConsumeQueue, QueueConfig, QueueEntry, QueueSnapshot},
+    runtime::{Disk, FileId},
+    wire::body::perm,
+};
+
+/// The topic that unknown topics are created after.
+pub const DEFAULT_TOPIC: &str = "TBW102";
+pub const RETRY_PREFIX: &str = "%RETRY%";
+
+/// A place in the table of queues: topic number and queue number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueKey {
+    pub topic: u32,
+    pub queue: u32,
+}
+
+/// What applying one message does: this entry at this offset of this queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    pub to: QueueKey,
+    pub offset: u64,
+    pub entry: QueueEntry,
+}
+
+pub struct Topic {
+    pub config: TopicConfig,
+    pub queues: Vec<Queue>,
+}
+
+pub struct Queue {
+    /// The applied messages: what a consumer may see.
+    pub index: ConsumeQueue,
+    /// The offset of the next message proposed here.
+    pub next: u64,
+}
+
+pub struct State {
+    queue_config: QueueConfig,
+    numbers: BTreeMap<Name, u32>,
+    topics: Vec<Topic>,
+    groups: BTreeMap<Name, GroupConfig>,
+    offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
+    /// Whether the last process to append did so under async flush.
+    async_flush: bool,
+    /// Grows with every change of topics, so that name servers notice.
+    pub topics_version: u64,
+    /// Messages that retention took.
+    pub expired: u64,
+}
+
+impl State {
+    pub fn new(queue_config: QueueConfig) -> State {
+        State {
+            queue_config,
+            numbers: BTreeMap::new(),
+            topics: Vec::new(),
+            groups: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+            async_flush: false,
+            topics_version: 0,
+            expired: 0,
+        }
+    }
+
+    pub fn topic(&self, name: &str) -> Option<(u32, &Topic)> {
+        let number = *self.numbers.get(name)?;
+        Some((number, &self.topics[number as usize]))
+    }
+
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.iter()
+    }
+
+    pub fn queue(&self, key: QueueKey) -> &Queue {
+        &self.topics[key.topic as usize].queues[key.queue as usize]
+    }
+
+    pub fn queue_mut(&mut self, key: QueueKey) -> &mut Queue {
+        &mut self.topics[key.topic as usize].queues[key.queue as usize]
+    }
+
+    pub fn find_queue(&self, topic: &str, queue: u32) -> Option<QueueKey> {
+        let (number, topic) = self.topic(topic)?;
+        ((queue as usize) < topic.queues.len()).then_some(QueueKey { topic: number, queue })
+    }
+
+    pub fn group(&self, name: &str) -> Option<&GroupConfig> {
+        self.groups.get(name)
+    }
+
+    pub fn counts(&self) -> (usize, usize) {
+        (self.topics.len(), self.groups.len())
+    }
+
+    pub fn offset(&self, group: &str, shard: &Shard) -> Option<u64> {
+        self.offsets.get(group)?.get(shard).copied()
+    }
+
+    pub fn offsets(&self) -> impl Iterator<Item = (&Name, &Shard, u64)> {
+        self.offsets
+            .iter()
+            .flat_map(|(group, shards)| shards.iter().map(move |(shard, at)| (group, shard, *at)))
+    }
+
+    /// Whether the last process to append did so under async flush: if it died,
+    /// offsets that it handed out may have been lost.
+    pub fn was_async(&self) -> bool {
+        self.async_flush
+    }
+
+    /// Reads what applying a message record does. The record's bytes were
+    /// verified by the log; that they name a queue which the log created before
+    /// is checked here.
+    pub fn dispatch(&self, record: &[u8], position: Position) -> Result<Dispatch, Corrupt> {
+        let corrupt = |what: &str| Corrupt {
+            file: "log".into(),
+            position: Some(position),
+            what: what.to_owned(),
+        };
+        let peek = Peek(record);
+        let (topic, queue) =
+            peek.topic().zip(peek.queue()).ok_or_else(|| corrupt("a record without a topic"))?;
+        let to = self
+            .find_queue(topic, queue)
+            .ok_or_else(|| corrupt("a record for a queue that the log never created"))?;
+        let offset = peek.queue_offset().ok_or_else(|| corrupt("a record without an offset"))?;
+        let tag = peek.properties().and_then(|p| p.get(property::TAGS)).map_or(0, tag_hash);
+        let entry = QueueEntry { position, size: record.len() as u32, tag };
+        Ok(Dispatch { to, offset, entry })
+    }
+
+    /// Makes a committed message visible in its queue.
+    pub fn apply_message(
+        &mut self,
+        disk: &mut impl Disk,
+        dispatch: Dispatch,
+    ) -> Result<(), StoreError> {
+        let queue = self.queue_mut(dispatch.to);
+        // The index of an entry is its offset, always (R5).
+        if queue.index.max() != dispatch.offset {
+            return Err(StoreError::Corrupt(Corrupt {
+                file: "log".into(),
+                position: Some(dispatch.entry.position),
+                what: format!(
+                    "a message says queue offset {}, its queue goes on at {}",
+                    dispatch.offset,
+                    queue.index.max()
+                ),
+            }));
+        }
+        queue.index.push(disk, dispatch.offset, dispatch.entry)?;
+        queue.next = queue.next.max(dispatch.offset + 1);
+        Ok(())
+    }
+
+    pub fn apply_command(&mut self, command: &Command) {
+        match command {
+            Command::Started { async_flush, .. } => self.async_flush = *async_flush,
+            Command::Jumped { by } => {
+                for queue in self.topics.iter_mut().flat_map(|topic| &mut topic.queues) {
+                    let to = queue.index.max() + by;
+                    queue.index.jump(to);
+                    queue.next = queue.next.max(to);
+                }
+            }
+            Command::Topic(config) => self.put_topic(config.clone()),
+            Command::Group(config) => {
+                let retry = TopicConfig {
+                    name: format!("{RETRY_PREFIX}{}", config.name).into(),
+                    read_queues: config.retry_queues,
+                    write_queues: config.retry_queues,
+                    perm: perm::READ | perm::WRITE,
+                    order: false,
+                };
+                if self.topic(&retry.name).is_none() {
+                    self.put_topic(retry);
+                }
+                self.groups.insert(config.name.clone(), config.clone());
+            }
+            Command::Offsets(commits) => commits.iter().for_each(|commit| self.put_offset(commit)),
+        }
+    }
+
+    /// Queues are only ever added: fewer queues than before stay readable.
+    fn put_topic(&mut self, config: TopicConfig) {
+        self.topics_version += 1;
+        let queues = config.read_queues.max(config.write_queues);
+        let number = match self.numbers.get(&config.name) {
+            Some(number) => *number,
+            None => {
+                let number = self.topics.len() as u32;
+                self.numbers.insert(config.name.clone(), number);
+                self.topics.push(Topic { config: config.clone(), queues: Vec::new() });
+                number
+            }
+        };
+        let topic = &mut self.topics[number as usize];
+        for queue in topic.queues.len() as u32..queues {
+            let shard = Shard { topic: config.name.clone(), queue };
+            let index = ConsumeQueue::new(shard, self.queue_config.clone());
+            topic.queues.push(Queue { index, next: 0 });
+        }
+        topic.config = config;
+    }
+
+    /// A group's progress only moves forward, so that a late update of an old
+    /// owner cannot undo a newer one; unless the stored offset lies beyond the
+    /// queue, which the client was told to correct (O2).
+    fn put_offset(&mut self, commit: &OffsetCommit) {
+        let shard = Shard { topic: commit.topic.clone(), queue: commit.queue };
+        let end = self.find_queue(&shard.topic, shard.queue).map(|key| self.queue(key).index.max());
+        let stored = self.offsets.entry(commit.group.clone()).or_default().entry(shard);
+        let stored = stored.or_insert(commit.offset);
+        if commit.offset > *stored || end.is_some_and(|end| *stored > end) {
+            *stored = commit.offset;
+        }
+    }
+
+    /// Forgets what retention took from the front of the log.
+    pub fn expire(&mut self, disk: &mut impl Disk, start: Position) -> Result<(), StoreError> {
+        for queue in self.topics.iter_mut().flat_map(|topic| &mut topic.queues) {
+            self.expired += queue.index.expire(disk, start)?;
+        }
+        Ok(())
+    }
+
+    /// The state as bytes, and the files of consume queues that must become
+    /// durable along with them.
+    pub fn snapshot(&mut self) -> (Vec<u8>, Vec<FileId>) {
+        let mut files = Vec::new();
+        let mut topics = Vec::new();
+        for topic in &mut self.topics {
+            let mut queues = Vec::new();
+            for queue in &mut topic.queues {
+                let (saved, dirty) = queue.index.snapshot();
+                queues.push(saved);
+                files.extend(dirty);
+            }
+            topics.push((topic.config.clone(), queues));
+        }
+        let snapshot = Snapshot {
+            version: SNAPSHOT_VERSION,
+            topics,
+            groups: self.groups.values().cloned().collect(),
+            offsets: self
+                .offsets()
+                .map(|(group, shard, offset)| OffsetCommit {
+                    group: group.clone(),
+                    topic: shard.topic.clone(),
+                    queue: shard.queue,
+                    offset,
+                })
+                .collect(),
+            async_flush: self.async_flush,
+            expired: self.expired,
+        };
+        let bytes = postcard::to_allocvec(&snapshot).expect("snapshots have no unencodable parts");
+        (bytes, files)
+    }
+
+    /// The last snapshot is durable: what it no longer needs may go.
+    pub fn saved(&mut self, disk: &mut impl Disk) -> Result<(), StoreError> {
+        let mut queues = self.topics.iter_mut().flat_map(|topic| &mut topic.queues);
+        queues.try_for_each(|queue| queue.index.saved(disk))
+    }
+
+    pub fn restore(
+        disk: &mut impl Disk,
+        queue_config: QueueConfig,
+        bytes: &[u8],
+    ) -> Result<State, StoreError> {
+        let corrupt = |what: String| Corrupt { file: "snapshot".into(), position: None, what };
+        let snapshot: Snapshot =
+            postcard::from_bytes(bytes).map_err(|e| corrupt(format!("not a snapshot: {e}")))?;
+        if snapshot.version != SNAPSHOT_VERSION {
+            return Err(corrupt(format!(
+                "a snapshot of version {}; this broker knows version {SNAPSHOT_VERSION}",
+                snapshot.version
+            ))
+            .into());
+        }
+        let mut state = State::new(queue_config.clone());
+        state.async_flush = snapshot.async_flush;
+        state.expired = snapshot.expired;
+        for (config, queues) in snapshot.topics {
+            let mut restored = Vec::new();
+            for (queue, saved) in (0..).zip(queues) {
+                let shard = Shard { topic: config.name.clone(), queue };
+                let index = ConsumeQueue::restore(disk, saved, shard, queue_config.clone())?;
+                restored.push(Queue { next: index.max(), index });
+            }
+            state.numbers.insert(config.name.clone(), state.topics.len() as u32);
+            state.topics.push(Topic { config, queues: restored });
+        }
+        for config in snapshot.groups {
+            state.groups.insert(config.name.clone(), config);
+        }
+        for commit in snapshot.offsets {
+            let shard = Shard { topic: commit.topic, queue: commit.queue };
+            state.offsets.entry(commit.group).or_default().insert(shard, commit.offset);
+        }
+        Ok(state)
+    }
+}
+
+const SNAPSHOT_VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    version: u8,
+    topics: Vec<(TopicConfig, Vec<QueueSnapshot>)>,
+    groups: Vec<GroupConfig>,
+    offsets: Vec<OffsetCommit>,
+    async_flush: bool,
+    expired: u64,
+}

@@ -1,0 +1,91 @@
+//! What the simulator's probe and an operator may look at. Reading only.
+
+use super::{Broker, Counters, Phase};
+use crate::{
+    ids::{Name, Position, Shard},
+    runtime::Disk,
+};
+
+/// A broker looked at from outside.
+pub struct View<'a, D: Disk>(&'a Broker<D>);
+
+/// A queue as consumers may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    pub min: u64,
+    /// One past the last visible message.
+    pub max: u64,
+    /// One past the last proposed message.
+    pub next: u64,
+}
+
+impl<D: Disk> Broker<D> {
+    pub fn view(&self) -> View<'_, D> {
+        View(self)
+    }
+}
+
+impl<'a, D: Disk> View<'a, D> {
+    pub fn phase(&self) -> Phase {
+        self.0.phase
+    }
+
+    /// Everything before it survives a power failure.
+    pub fn durable(&self) -> Position {
+        self.0.replica.log().durable()
+    }
+
+    /// Everything before it survives a killed process.
+    pub fn written(&self) -> Position {
+        self.0.replica.log().written()
+    }
+
+    pub fn committed(&self) -> Position {
+        self.0.replica.committed()
+    }
+
+    pub fn applied(&self) -> Position {
+        self.0.applied.position
+    }
+
+    pub fn start(&self) -> Position {
+        self.0.replica.log().start()
+    }
+
+    pub fn queues(&self) -> impl Iterator<Item = (Shard, QueueView)> + 'a {
+        self.0.state.topics().flat_map(|topic| {
+            (0..).zip(&topic.queues).map(|(number, queue)| {
+                let shard = Shard { topic: topic.config.name.clone(), queue: number };
+                let (min, max) = (queue.index.min(), queue.index.max());
+                (shard, QueueView { min, max, next: queue.next })
+            })
+        })
+    }
+
+    /// Applied offsets: the next message that each group wants.
+    pub fn offsets(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, u64)> {
+        self.0.state.offsets()
+    }
+
+    /// Consumer groups with at least one member, and their client ids.
+    pub fn groups(&self) -> impl Iterator<Item = (&'a Name, impl Iterator<Item = &'a str>)> {
+        self.0.members.consumers()
+    }
+
+    pub fn parked_pulls(&self) -> usize {
+        self.0.parked.len()
+    }
+
+    pub fn connections(&self) -> usize {
+        self.0.sessions.len()
+    }
+
+    /// Messages that retention took.
+    pub fn expired(&self) -> u64 {
+        self.0.state.expired
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.0.counters
+    }
+}
