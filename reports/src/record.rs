@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     io::{self, Write},
 };
 
@@ -15,6 +14,10 @@ use serde_json::ser::{Formatter, Serializer};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub scenario: String,
+    /// What kind of storm it is: the scenario's folder.
+    pub area: String,
+    /// The scenario in plain words.
+    pub about: String,
     pub seed: u64,
     pub world: String,
     /// What to type after `cargo sim replay`: the scenario's name, or the file
@@ -116,6 +119,27 @@ pub enum EventKind {
     Note,
 }
 
+impl EventKind {
+    /// As it stands in the JSON and in transcripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Send => "send",
+            EventKind::Stored => "stored",
+            EventKind::Refused => "refused",
+            EventKind::Unknown => "unknown",
+            EventKind::Deliver => "deliver",
+            EventKind::Ack => "ack",
+            EventKind::Retry => "retry",
+            EventKind::Commit => "commit",
+            EventKind::Assign => "assign",
+            EventKind::Life => "life",
+            EventKind::Fault => "fault",
+            EventKind::Replica => "replica",
+            EventKind::Note => "note",
+        }
+    }
+}
+
 /// A stretch of time in which a lane was not in its ordinary state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Span {
@@ -190,6 +214,14 @@ impl Verdict {
             Finding::Broken(violation) => Some(violation),
         }
     }
+
+    /// `1 no loss`, or the name alone.
+    pub fn title(&self) -> String {
+        match self.oracle {
+            Some(number) => format!("{number} {}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 impl Record {
@@ -200,6 +232,23 @@ impl Record {
 
     pub fn broken(&self) -> impl Iterator<Item = (&Verdict, &Violation)> {
         self.verdicts.iter().filter_map(|verdict| Some((verdict, verdict.violation()?)))
+    }
+
+    /// The promise that was broken first; the others often follow from it.
+    pub fn first_broken(&self) -> Option<(&Verdict, &Violation)> {
+        self.broken().min_by_key(|(_, violation)| violation.at_us)
+    }
+
+    /// The index of the violating event, or of the last one up to that moment.
+    pub fn violating_event(&self, violation: &Violation) -> usize {
+        let cited = violation.cites.first().map(|index| *index as usize);
+        cited.filter(|index| *index < self.events.len()).unwrap_or_else(|| {
+            self.events.partition_point(|event| event.at_us <= violation.at_us).saturating_sub(1)
+        })
+    }
+
+    pub fn lane_name(&self, lane: u32) -> &str {
+        self.lanes.get(lane as usize).map_or("?", |lane| &lane.name)
     }
 
     /// The command that repeats this run.
@@ -223,10 +272,31 @@ impl Record {
         self.hash = format!("{:016x}", digest.0);
     }
 
-    /// Forgets the history, keeping what the tables show.
-    pub fn trim(&mut self) {
-        self.events = Vec::new();
-        self.positions = Vec::new();
+    /// Keeps at most `limit` events: those nearest to the violation, or to the
+    /// first fault of a run that passed. The tables still tell of the whole run.
+    pub fn trim(&mut self, limit: usize) {
+        if self.events.len() <= limit {
+            return;
+        }
+        let centre = match self.first_broken() {
+            Some((_, violation)) => self.violating_event(violation),
+            None => self.events.iter().position(|e| e.kind == EventKind::Fault).unwrap_or(0),
+        };
+        let start = centre.saturating_sub(limit / 2).min(self.events.len() - limit);
+        let kept = start..start + limit;
+        for verdict in &mut self.verdicts {
+            if let Finding::Broken(violation) = &mut verdict.finding {
+                violation.cites.retain(|index| kept.contains(&(*index as usize)));
+                violation.cites.iter_mut().for_each(|index| *index -= start as u64);
+            }
+        }
+        self.events = self.events.drain(kept).collect();
+        if let (Some(first), Some(last)) = (self.events.first(), self.events.last()) {
+            let (from, to) = (first.at_us, last.at_us);
+            self.positions.retain(|sample| (from..=to).contains(&sample.at_us));
+        } else {
+            self.positions.clear();
+        }
     }
 
     /// Writes one JSON object, one event a line, so that `diff` shows where two
@@ -301,20 +371,10 @@ impl Write for Fnv1a {
     }
 }
 
-/// A simulated moment or duration as `12.345678s`.
-#[derive(Clone, Copy)]
-pub struct Seconds(pub u64);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{:06}s", self.0 / 1_000_000, self.0 % 1_000_000);
-        f.pad(&text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample;
 
     fn record() -> Record {
         let event = |at_us, kind| Event {
@@ -374,5 +434,20 @@ mod tests {
     #[test]
     fn a_run_that_nothing_judged_did_not_pass() {
         assert!(!record().passed());
+    }
+
+    #[test]
+    fn trimming_keeps_the_violation_and_what_it_cites() {
+        let whole = sample::failing("crash", 7, "madsim", 300);
+        let cited = |record: &Record| {
+            let (_, violation) = record.first_broken().unwrap();
+            let event = |index: &u64| record.events[usize::try_from(*index).unwrap()].clone();
+            violation.cites.iter().map(event).collect::<Vec<_>>()
+        };
+        let mut trimmed = whole.clone();
+        trimmed.trim(40);
+        assert_eq!(trimmed.events.len(), 40);
+        assert_eq!(cited(&trimmed), cited(&whole));
+        assert_eq!(trimmed.event_count, whole.event_count);
     }
 }
