@@ -1,5 +1,8 @@
 //! The testbed.
 
+pub mod clock;
 pub mod disk;
 pub mod fault;
 pub mod history;
+pub mod logging;
+pub mod world;

@@ -3,6 +3,9 @@
 //! shrunk. Nodes are named by stable ids (`names-1`, `broker-1`,
 //! `producer-orders-1`, `consumer-billing-2`), never by raw draws.
 
+mod apply;
+
+pub use apply::{Handlers, UnknownNode, apply};
 use serde::{Deserialize, Serialize};
 use stormglass_core::ids::Name;
 

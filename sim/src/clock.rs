@@ -1,0 +1,117 @@
+//! A node's two clocks: what it believes the time to be. Monotonic time runs
+//! with the node's drift and never steps; wall time drifts with it and jumps.
+//! And true time, which no node knows.
+
+use std::cell::Cell;
+
+use stormglass_core::time::{Now, Time};
+
+thread_local! {
+    static TRUE_NOW_US: Cell<u64> = const { Cell::new(0) };
+}
+
+/// True time in microseconds since the start of the run on this thread: when
+/// the task that runs was woken.
+pub fn true_now_us() -> u64 {
+    TRUE_NOW_US.get()
+}
+
+pub(crate) fn set_true_now_us(us: u64) {
+    TRUE_NOW_US.set(us);
+}
+
+/// What wall clocks without an offset show when a run starts:
+/// 2024-01-01T00:00:00Z, in milliseconds since the Unix epoch.
+pub const WALL_AT_START: i64 = 1_704_067_200_000;
+
+const MILLION: i128 = 1_000_000;
+
+/// Faster or slower than true time by more than this is not drift.
+pub const MAX_DRIFT_PPM: i64 = 100_000;
+
+#[derive(Clone, Debug, Default)]
+pub struct NodeClock {
+    /// When the drift last changed, in true and in monotonic microseconds.
+    true_anchor: u64,
+    mono_anchor: u64,
+    drift_ppm: i64,
+    /// Wall minus monotonic time, beyond `WALL_AT_START`, in milliseconds.
+    wall_offset_ms: i64,
+}
+
+impl NodeClock {
+    pub fn now(&self, true_us: u64) -> Now {
+        let mono = self.mono(true_us);
+        let wall = WALL_AT_START + (mono.0 / 1000) as i64 + self.wall_offset_ms;
+        Now { mono, wall }
+    }
+
+    pub fn mono(&self, true_us: u64) -> Time {
+        let passed = i128::from(true_us - self.true_anchor);
+        let shown = passed * (MILLION + i128::from(self.drift_ppm)) / MILLION;
+        Time(self.mono_anchor + shown as u64)
+    }
+
+    /// The first true microsecond at which `mono` will show at least `until`,
+    /// if the drift stays what it is.
+    pub fn when(&self, until: Time) -> u64 {
+        let ahead = i128::from(until.0.saturating_sub(self.mono_anchor));
+        let rate = MILLION + i128::from(self.drift_ppm);
+        let passed = (ahead * MILLION + rate - 1) / rate;
+        self.true_anchor.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+
+    /// Steps the wall clock.
+    pub fn jump(&mut self, by_ms: i64) {
+        self.wall_offset_ms += by_ms;
+    }
+
+    /// From now on runs this much faster than true time; bounded by
+    /// `MAX_DRIFT_PPM` in either direction.
+    pub fn set_drift(&mut self, true_us: u64, ppm: i64) {
+        self.mono_anchor = self.mono(true_us).0;
+        self.true_anchor = true_us;
+        self.drift_ppm = ppm.clamp(-MAX_DRIFT_PPM, MAX_DRIFT_PPM);
+    }
+
+    /// The wall clock is right again; monotonic time keeps what it has gained.
+    pub fn correct(&mut self, true_us: u64) {
+        self.set_drift(true_us, 0);
+        self.wall_offset_ms = (true_us / 1000) as i64 - (self.mono(true_us).0 / 1000) as i64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_sleep_ends_on_the_first_microsecond_that_reaches_its_deadline(
+            drift in -MAX_DRIFT_PPM..=MAX_DRIFT_PPM, at in 0u64..1_000_000, ahead in 0u64..10_000_000,
+        ) {
+            let mut clock = NodeClock::default();
+            clock.set_drift(at, drift);
+            let until = Time(clock.mono(at).0 + ahead);
+            let when = clock.when(until);
+            prop_assert!(clock.mono(when) >= until);
+            prop_assert!(when == at || clock.mono(when - 1) < until);
+        }
+    }
+
+    #[test]
+    fn drift_moves_both_clocks_and_a_jump_only_the_wall() {
+        let mut clock = NodeClock::default();
+        clock.set_drift(1_000_000, 100_000);
+        clock.jump(-5_000);
+        let now = clock.now(11_000_000);
+        assert_eq!(now.mono, Time(12_000_000));
+        assert_eq!(now.wall, WALL_AT_START + 12_000 - 5_000);
+        clock.correct(11_000_000);
+        let now = clock.now(12_000_000);
+        assert_eq!(now.mono, Time(13_000_000));
+        assert_eq!(now.wall, WALL_AT_START + 12_000);
+    }
+}

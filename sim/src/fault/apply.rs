@@ -1,0 +1,119 @@
+//! A fault strikes: from the plan's words to what the world does.
+
+use std::fmt;
+
+use stormglass_core::ids::Name;
+
+use super::Fault;
+use crate::world::{Cluster, MachineNo, World};
+
+/// The message handlers of the workload's consumers.
+pub trait Handlers {
+    /// The handlers of this node do not return before `for_ms` have passed.
+    fn stall(&self, node: &Name, for_ms: u64);
+
+    /// The handlers of this node take `handling_ms` for a message; 0 for as
+    /// long as they normally do.
+    fn slow(&self, node: &Name, handling_ms: u64);
+}
+
+/// A plan names a node that the run does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownNode(pub Name);
+
+impl fmt::Display for UnknownNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the plan names {}, which is no node of this run", self.0)
+    }
+}
+
+impl std::error::Error for UnknownNode {}
+
+/// Makes `fault` happen now.
+///
+/// # Errors
+/// When it names a node that does not exist; then nothing has happened.
+pub fn apply<W: World>(
+    cluster: &mut Cluster<W>,
+    handlers: &impl Handlers,
+    fault: &Fault,
+) -> Result<(), UnknownNode> {
+    let no = |name: &Name| cluster.find(name).ok_or_else(|| UnknownNode(name.clone()));
+    let nos = |names: &[Name]| names.iter().map(no).collect::<Result<Vec<MachineNo>, _>>();
+    let now_us = cluster.world.now_us();
+    match fault {
+        Fault::Kill { node } => {
+            let no = no(node)?;
+            cluster.kill(no);
+        }
+        Fault::PowerLoss { node, unsynced } => {
+            let no = no(node)?;
+            cluster.power_loss(no, *unsynced);
+        }
+        Fault::Restart { node } => {
+            let no = no(node)?;
+            cluster.restart(no);
+        }
+        Fault::Pause { node } => {
+            let no = no(node)?;
+            cluster.pause(no);
+        }
+        Fault::Resume { node } => {
+            let no = no(node)?;
+            cluster.resume(no);
+        }
+        Fault::Partition { a, b, one_way } => {
+            let (a, b) = (nos(a)?, nos(b)?);
+            cluster.partition(&a, &b, *one_way);
+        }
+        Fault::Heal { a, b, one_way } => {
+            let (a, b) = (nos(a)?, nos(b)?);
+            cluster.heal(&a, &b, *one_way);
+        }
+        Fault::Latency { a, b, extra_ms } => {
+            let (a, b) = (nos(a)?, nos(b)?);
+            cluster.set_extra_latency(&a, &b, extra_ms * 1000);
+        }
+        Fault::DropConnections { a, b } => {
+            let (a, b) = (nos(a)?, nos(b)?);
+            cluster.drop_connections(&a, &b);
+        }
+        Fault::ClockJump { node, by_ms } => {
+            cluster.machine(no(node)?).clock.borrow_mut().jump(*by_ms);
+        }
+        Fault::ClockDrift { node, ppm } => {
+            cluster.machine(no(node)?).clock.borrow_mut().set_drift(now_us, *ppm);
+        }
+        Fault::DiskFull { node } => cluster.machine(no(node)?).drive.set_full(true),
+        Fault::DiskFree { node } => cluster.machine(no(node)?).drive.set_full(false),
+        Fault::DiskSlow { node, min_ms, max_ms } => {
+            cluster.machine(no(node)?).drive.set_slow(min_ms * 1000..=max_ms * 1000);
+        }
+        Fault::DiskReadError { node, count } => {
+            cluster.machine(no(node)?).drive.fail_reads(*count);
+        }
+        Fault::DiskWriteError { node, count } => {
+            cluster.machine(no(node)?).drive.fail_writes(*count);
+        }
+        Fault::DiskSyncError { node, count } => {
+            cluster.machine(no(node)?).drive.fail_syncs(*count);
+        }
+        Fault::BitRot { node, flips, older_than_ms } => {
+            // What became durable before the run was older than everything.
+            let until_ms = (now_us / 1000).saturating_sub(*older_than_ms);
+            cluster.machine(no(node)?).drive.rot(*flips, until_ms);
+        }
+        Fault::MisdirectedRead { node, count } => {
+            cluster.machine(no(node)?).drive.misdirect_reads(*count);
+        }
+        Fault::ConsumerStall { node, for_ms } => {
+            no(node)?;
+            handlers.stall(node, *for_ms);
+        }
+        Fault::ConsumerSlow { node, handling_ms } => {
+            no(node)?;
+            handlers.slow(node, *handling_ms);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! A machine and the processes that live on it, one after the other.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use stormglass_core::{
+    broker::Broker,
+    ids::Name,
+    rng::Rng,
+    time::{Now, Time},
+};
+
+use super::network::Network;
+use crate::{
+    clock::{self, NodeClock},
+    disk::{DiskConfig, Drive, SimDisk, Timer},
+    logging,
+};
+
+/// The number of a machine, in the order in which they were added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MachineNo(pub usize);
+
+impl MachineNo {
+    /// 192.168.0.1 for the first.
+    pub fn ip(self) -> IpAddr {
+        let n = self.0 as u32 + 1;
+        IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(192, 168, 0, 0)) + n))
+    }
+
+    pub fn of(ip: IpAddr) -> Option<MachineNo> {
+        let IpAddr::V4(ip) = ip else { return None };
+        let first = u32::from(Ipv4Addr::new(192, 168, 0, 1));
+        u32::from(ip).checked_sub(first).map(|n| MachineNo(n as usize))
+    }
+}
+
+/// Whether something runs on a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Running,
+    /// The process was killed or ended by itself; the machine answers dials
+    /// with a refusal.
+    NoProcess,
+    /// The machine has no power; nobody answers.
+    NoPower,
+}
+
+/// What a probe sees of a broker, and when.
+pub type Observer = Rc<dyn Fn(u64, Now, &Broker<SimDisk>)>;
+
+/// What outlives the processes: name, address, disk, clocks.
+pub struct Machine {
+    pub no: MachineNo,
+    pub name: Name,
+    pub clock: RefCell<NodeClock>,
+    pub drive: Drive,
+    pub observer: Option<Observer>,
+    pub(super) state: Cell<State>,
+    seed: u64,
+    processes: Cell<u64>,
+    paused: Cell<bool>,
+    /// Tasks that wanted to run while the process was paused.
+    parked: RefCell<Vec<Waker>>,
+}
+
+impl Machine {
+    pub fn new(
+        no: MachineNo,
+        name: Name,
+        seed: u64,
+        disk: DiskConfig,
+        observer: Option<Observer>,
+    ) -> Rc<Machine> {
+        let seed = Rng::new(seed ^ (no.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)).next();
+        Rc::new(Machine {
+            no,
+            name,
+            clock: RefCell::default(),
+            drive: Drive::new(seed, disk),
+            observer,
+            state: Cell::new(State::NoProcess),
+            seed,
+            processes: Cell::new(0),
+            paused: Cell::new(false),
+            parked: RefCell::default(),
+        })
+    }
+
+    pub fn state(&self) -> State {
+        self.state.get()
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    pub(super) fn pause(&self) {
+        self.paused.set(true);
+    }
+
+    pub(super) fn resume(&self) {
+        self.paused.set(false);
+        for task in self.parked.take() {
+            task.wake();
+        }
+    }
+
+    /// A new process; it draws other numbers than those before it.
+    pub(super) fn start(self: &Rc<Machine>, network: Network, time: Rc<dyn Timer>) -> Process {
+        let number = self.processes.get() + 1;
+        self.processes.set(number);
+        self.state.set(State::Running);
+        let entropy = Rng::new(Rng::new(self.seed.wrapping_add(number)).next());
+        let entropy = Rc::new(RefCell::new(entropy));
+        Process { machine: self.clone(), network, time, number, entropy }
+    }
+}
+
+/// A process on a machine: what both worlds' runtimes are made of. Clones are
+/// handles to the same process.
+#[derive(Clone)]
+pub struct Process {
+    pub machine: Rc<Machine>,
+    pub network: Network,
+    pub time: Rc<dyn Timer>,
+    number: u64,
+    entropy: Rc<RefCell<Rng>>,
+}
+
+impl Process {
+    pub fn now(&self) -> Now {
+        self.machine.clock.borrow().now(self.time.now_us())
+    }
+
+    pub fn entropy(&self) -> u64 {
+        self.entropy.borrow_mut().next()
+    }
+
+    /// Whether this process is the one that runs on its machine.
+    pub fn is_alive(&self) -> bool {
+        self.machine.state() == State::Running && self.machine.processes.get() == self.number
+    }
+
+    /// Ends by itself.
+    pub(super) fn exit(&self) {
+        if self.is_alive() {
+            self.machine.state.set(State::NoProcess);
+            self.machine.drive.detach();
+        }
+    }
+
+    /// Resolves once the node's monotonic clock shows `until`, whatever happens
+    /// to its drift meanwhile.
+    pub fn sleep_until(&self, until: Time) -> impl Future<Output = ()> + 'static {
+        let (machine, time) = (self.machine.clone(), self.time.clone());
+        async move {
+            if until == Time::MAX {
+                return std::future::pending().await;
+            }
+            loop {
+                let now = time.now_us();
+                let when = machine.clock.borrow().when(until);
+                if when <= now {
+                    return;
+                }
+                time.sleep_us(when - now).await;
+            }
+        }
+    }
+
+    pub fn observe(&self, now: Now, broker: &Broker<SimDisk>) {
+        if let Some(observer) = &self.machine.observer {
+            observer(self.time.now_us(), now, broker);
+        }
+    }
+
+    /// A task of this process: it runs only while the process does.
+    pub fn task<F>(&self, inner: F) -> Task<F> {
+        Task { process: self.clone(), parked: false, inner: Box::pin(inner) }
+    }
+}
+
+/// See [`Process::task`].
+pub struct Task<F> {
+    process: Process,
+    parked: bool,
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.process.is_alive() {
+            return Poll::Pending;
+        }
+        let machine = &self.process.machine;
+        if machine.is_paused() {
+            if !self.parked {
+                machine.parked.borrow_mut().push(cx.waker().clone());
+                self.parked = true;
+            }
+            return Poll::Pending;
+        }
+        clock::set_true_now_us(self.process.time.now_us());
+        logging::on_node(&machine.name);
+        self.parked = false;
+        self.inner.as_mut().poll(cx)
+    }
+}
