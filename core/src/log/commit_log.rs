@@ -1,24 +1,105 @@
 //! Appending, syncing and reading.
 
-use std::io;
+use std::{collections::VecDeque, io};
 
 use bytes::Bytes;
 
-use super::{Base, Draft, Entry, LogConfig, Place, recovery::Recovered};
+use super::{
+    Base, Draft, Entry, Kind, LogConfig, Place,
+    identity::Identity,
+    record::{Form, HEADER, Header, PART_HEAD, Seal, check_part, u32_at},
+    recovery::{self, Recovered},
+    segment::{self, Segment, Step},
+    spares::Spares,
+};
 use crate::{
     error::StoreError,
     ids::{LogIndex, Position, Term},
     runtime::{Disk, FileId},
 };
 
+/// Memory that the staging buffer keeps after a large batch.
+const STAGED_KEEP: usize = 4 << 20;
+
 /// The log of one node. See the module for what it promises.
 pub struct CommitLog {
-    _config: LogConfig,
+    pub(super) config: LogConfig,
+    pub(super) seal: Seal,
+    pub(super) identity: (FileId, Identity),
+    /// Without gaps, the active one last; never empty.
+    pub(super) segments: VecDeque<Segment>,
+    /// The segment after the active one, if it exists already.
+    pub(super) next: Option<Segment>,
+    pub(super) spares: Spares,
+    pub(super) staged: Staged,
+    pub(super) last: (LogIndex, Term),
+    pub(super) end: Position,
+    pub(super) written: Position,
+    pub(super) durable: Position,
+    pub(super) syncs: Syncs,
+    pub(super) phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// What recovery repaired is not durable yet. Nothing may be written
+    /// before it is: half of a new entry over half of an old one could pass
+    /// for either, and the fresh term could be used twice.
+    Opening,
+    Running,
+    /// Closed, or failed (L2).
+    Stopped,
+}
+
+/// Entries that the disk has not been given yet.
+#[derive(Default)]
+pub(super) struct Staged {
+    bytes: Vec<u8>,
+    /// Which of the bytes go where, in order.
+    runs: Vec<Run>,
+}
+
+struct Run {
+    segment: Segment,
+    at: Position,
+    len: usize,
+}
+
+impl Staged {
+    fn put(&mut self, segment: Segment, at: Position, bytes: &[u8]) {
+        let size = bytes.len().next_multiple_of(8);
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len() + size - bytes.len(), 0);
+        match self.runs.last_mut() {
+            Some(run) if run.at.0 + run.len as u64 == at.0 && run.segment.end() > at => {
+                run.len += size;
+            }
+            _ => self.runs.push(Run { segment, at, len: size }),
+        }
+    }
+}
+
+/// Which files need a sync, and the one in flight.
+#[derive(Default)]
+pub(super) struct Syncs {
+    pub dirty: Vec<FileId>,
+    pub in_flight: Option<SyncTicket>,
+    pub begun: u64,
+    pub finished: u64,
+}
+
+impl Syncs {
+    pub fn touch(&mut self, file: FileId) {
+        if !self.dirty.contains(&file) {
+            self.dirty.push(file);
+        }
+    }
 }
 
 /// Names a sync between [`CommitLog::begin_sync`] and [`CommitLog::synced`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncTicket {
+    number: u64,
     up_to: Position,
 }
 
@@ -29,11 +110,11 @@ impl CommitLog {
     /// until that one finished, [`write`](Self::write) holds new entries back.
     /// `Full` if the first segment finds no room.
     pub fn open<D: Disk>(
-        _disk: &mut D,
-        _config: LogConfig,
-        _base: Base,
+        disk: &mut D,
+        config: LogConfig,
+        base: Base,
     ) -> Result<(CommitLog, Recovered), StoreError> {
-        todo!()
+        recovery::open(disk, config, base)
     }
 
     /// Stages an entry in memory. Tells `places` each part's number and
@@ -42,19 +123,64 @@ impl CommitLog {
     /// segment takes the entry: nothing has changed then.
     pub fn append<D: Disk>(
         &mut self,
-        _disk: &mut D,
-        _term: Term,
-        _draft: &mut Draft,
-        _places: impl FnMut(usize, Position),
+        disk: &mut D,
+        term: Term,
+        draft: &mut Draft,
+        places: impl FnMut(usize, Position),
     ) -> Result<Place, StoreError> {
-        todo!()
+        if self.phase == Phase::Stopped {
+            return Err(StoreError::Stopped);
+        }
+        assert!(term >= self.last.1, "terms never decrease along the log");
+        assert!(!self.identity.1.clean, "nothing is appended after an orderly stop");
+        let size = draft.size();
+        if size as u64 > self.config.segment_bytes {
+            return Err(StoreError::TooLarge {
+                bytes: size,
+                limit: self.config.segment_bytes as usize,
+            });
+        }
+        if self.active().room(self.end) < size as u64 {
+            self.roll(disk, term)?;
+        }
+        let start = self.end;
+        let index = LogIndex(self.last.0.0 + 1);
+        let bytes = draft.finish(self.seal, start, (term, index, self.durable), places);
+        let active = *self.segments.back().expect("there is always an active segment");
+        self.staged.put(active, start, bytes);
+        self.end = Position(start.0 + size as u64);
+        self.last = (index, term);
+        Ok(Place { index, term, start, end: self.end })
     }
 
     /// Hands what is staged to the disk: it survives the death of the process
     /// from here on. Does nothing before the first sync after `open` finished
     /// (call it again then). An error stops the log for good (L2).
-    pub fn write<D: Disk>(&mut self, _disk: &mut D) -> Result<(), StoreError> {
-        todo!()
+    pub fn write<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
+        match self.phase {
+            Phase::Opening => return Ok(()),
+            Phase::Stopped => return Err(StoreError::Stopped),
+            Phase::Running => {}
+        }
+        let active = self.active().file;
+        let mut rest = &self.staged.bytes[..];
+        for run in &self.staged.runs {
+            let (bytes, after) = rest.split_at(run.len);
+            rest = after;
+            if let Err(error) = run.segment.write(disk, run.at, bytes) {
+                self.phase = Phase::Stopped;
+                return Err(error);
+            }
+            self.syncs.touch(run.segment.file);
+            if run.segment.file != active {
+                disk.seal(run.segment.file);
+            }
+        }
+        self.staged.runs.clear();
+        self.staged.bytes.clear();
+        self.staged.bytes.shrink_to(STAGED_KEEP);
+        self.written = self.end;
+        Ok(())
     }
 
     /// Begins a sync of everything written so far and of `extra` files. `None`
@@ -62,105 +188,239 @@ impl CommitLog {
     /// keeps `extra` then and asks again after `synced`.
     pub fn begin_sync<D: Disk>(
         &mut self,
-        _disk: &mut D,
-        _extra: &[FileId],
+        disk: &mut D,
+        extra: &[FileId],
     ) -> Option<(SyncTicket, D::Sync)> {
-        todo!()
+        let syncs = &mut self.syncs;
+        let nothing_new = syncs.dirty.is_empty() && extra.is_empty();
+        if self.phase == Phase::Stopped || syncs.in_flight.is_some() || nothing_new {
+            return None;
+        }
+        let mut files = std::mem::take(&mut syncs.dirty);
+        files.extend_from_slice(extra);
+        syncs.begun += 1;
+        let ticket = SyncTicket { number: syncs.begun, up_to: self.written };
+        syncs.in_flight = Some(ticket);
+        Some((ticket, disk.begin_sync(&files)))
     }
 
     /// Takes the outcome of a sync and returns the durable end. A failed sync
-    /// stops the log for good (L2).
+    /// stops the log for good (L2): what the kernel dropped from its cache
+    /// would be missing from the next, successful sync.
     pub fn synced(
         &mut self,
-        _ticket: SyncTicket,
-        _outcome: io::Result<()>,
+        ticket: SyncTicket,
+        outcome: io::Result<()>,
     ) -> Result<Position, StoreError> {
-        todo!()
+        if self.phase == Phase::Stopped {
+            return Err(StoreError::Stopped);
+        }
+        assert_eq!(self.syncs.in_flight.take(), Some(ticket), "one sync at a time");
+        if let Err(error) = outcome {
+            self.phase = Phase::Stopped;
+            return Err(segment::failed("syncing", self.active().start, error));
+        }
+        assert!(ticket.up_to >= self.durable, "the durable end never moves back");
+        self.durable = ticket.up_to;
+        self.syncs.finished = ticket.number;
+        self.phase = Phase::Running;
+        Ok(self.durable)
     }
 
     /// The first position that is still kept.
     pub fn start(&self) -> Position {
-        todo!()
+        self.segments.front().expect("there is always a segment").start
     }
 
     /// Where the next entry goes (or later, if it does not fit this segment).
     pub fn end(&self) -> Position {
-        todo!()
+        self.end
     }
 
     /// The end of what the disk was given; readable up to here.
     pub fn written(&self) -> Position {
-        todo!()
+        self.written
     }
 
     /// The end of what no crash takes back.
     pub fn durable(&self) -> Position {
-        todo!()
+        self.durable
     }
 
     pub fn last_index(&self) -> LogIndex {
-        todo!()
+        self.last.0
     }
 
     pub fn last_term(&self) -> Term {
-        todo!()
+        self.last.1
     }
 
     /// The random number that tells this store's files from all others'.
     pub fn store_id(&self) -> u64 {
-        todo!()
+        self.seal.store_id
     }
 
     /// One written part, by the position and length of its bytes, verified,
     /// without a copy where the disk can. `Corrupt` if there is no such part.
-    pub fn read<D: Disk>(
-        &self,
-        _disk: &mut D,
-        _at: Position,
-        _len: u32,
-    ) -> Result<Bytes, StoreError> {
-        todo!()
+    pub fn read<D: Disk>(&self, disk: &mut D, at: Position, len: u32) -> Result<Bytes, StoreError> {
+        let Some(segment) = self.holder_of_part(at, len) else {
+            let (start, end) = (self.start(), self.written);
+            let what = format!("no part of {len} bytes fits here, the log is {start} to {end}");
+            return Err(self.active().corrupt(at, what));
+        };
+        let head = Position(at.0 - PART_HEAD as u64);
+        let bytes = segment.read(disk, head, PART_HEAD as u64 + u64::from(len))?;
+        let (head, part) = bytes.split_at(PART_HEAD);
+        check_part(self.seal, at, head, part)
+            .ok_or_else(|| segment.corrupt(at, format!("no intact part of {len} bytes here")))?;
+        Ok(bytes.slice(PART_HEAD..))
     }
 
     /// The written part at a position that a client named, or `None` if there
     /// is none.
     pub fn look_up<D: Disk>(
         &self,
-        _disk: &mut D,
-        _at: Position,
+        disk: &mut D,
+        at: Position,
     ) -> Result<Option<Bytes>, StoreError> {
-        todo!()
+        let Some(segment) = self.holder_of_part(at, 0) else { return Ok(None) };
+        let head = segment.read(disk, Position(at.0 - PART_HEAD as u64), PART_HEAD as u64)?;
+        let len = u32_at(&head, 0);
+        let Some(segment) = self.holder_of_part(at, len) else { return Ok(None) };
+        let part = segment.read(disk, at, u64::from(len))?;
+        Ok(check_part(self.seal, at, &head, &part).map(|()| part))
     }
 
     /// The entry at a boundary: a `start` or an `end`. `None` at the written end.
     pub fn entry_at<D: Disk>(
         &self,
-        _disk: &mut D,
-        _at: Position,
+        disk: &mut D,
+        mut at: Position,
     ) -> Result<Option<Entry>, StoreError> {
-        todo!()
+        if at < self.start() {
+            let what = format!("the log is kept from {} on", self.start());
+            return Err(self.active().corrupt(at, what));
+        }
+        while at < self.written {
+            let segment = self.segment_of(at).expect("written bytes lie in a segment");
+            match segment.step(disk, self.seal, at)? {
+                Step::Entry(header, parts) => return Ok(Some(entry(at, header, parts))),
+                Step::SegmentEnd => at = segment.end(),
+                Step::Invalid => return Err(segment.corrupt(at, "no intact entry here")),
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the next segment ahead of need, if the active one is half full. A
     /// full disk is no error here; `append` will say so when it matters.
-    pub fn prepare<D: Disk>(&mut self, _disk: &mut D) -> Result<(), StoreError> {
-        todo!()
+    pub fn prepare<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
+        let active = self.active();
+        if self.next.is_some() || active.room(self.end) > active.len / 2 {
+            return Ok(());
+        }
+        match self.make_next(disk) {
+            Ok(next) => self.next = Some(next),
+            Err(StoreError::Full) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Drops whole durable segments below `keep_from` and returns the bytes
-    /// dropped. Never drops what the newest durable snapshot still needs: that
-    /// is for the caller to see to.
+    /// dropped. `keep_from` must not lie beyond the newest durable snapshot.
+    /// Does nothing before the first sync after `open` finished.
     pub fn expire<D: Disk>(
         &mut self,
-        _disk: &mut D,
-        _keep_from: Position,
+        disk: &mut D,
+        keep_from: Position,
     ) -> Result<u64, StoreError> {
-        todo!()
+        let mut dropped = 0;
+        if self.phase != Phase::Running {
+            return Ok(dropped);
+        }
+        while self.segments.len() > 1 && self.segments[0].end() <= keep_from.min(self.durable) {
+            let oldest = self.segments.pop_front().expect("more than one");
+            dropped += oldest.len;
+            let wanted = oldest.len == self.config.segment_bytes
+                && self.spares.len() < self.config.spare_segments;
+            if !(wanted && self.spares.keep(disk, oldest, &mut self.syncs)?) {
+                oldest.remove(disk)?;
+            }
+        }
+        Ok(dropped)
     }
 
     /// Notes an orderly stop; durable with the next sync. Everything appended
     /// must be durable, and nothing is appended afterwards.
-    pub fn close<D: Disk>(&mut self, _disk: &mut D) -> Result<(), StoreError> {
-        todo!()
+    pub fn close<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
+        if self.phase == Phase::Stopped {
+            return Err(StoreError::Stopped);
+        }
+        assert_eq!(self.durable, self.end, "an orderly stop syncs everything first");
+        let (file, identity) = &mut self.identity;
+        identity.durable = self.durable;
+        identity.clean = true;
+        identity.store(disk, *file)?;
+        self.syncs.touch(*file);
+        Ok(())
     }
+
+    fn active(&self) -> &Segment {
+        self.segments.back().expect("there is always an active segment")
+    }
+
+    fn segment_of(&self, at: Position) -> Option<&Segment> {
+        let after = self.segments.partition_point(|segment| segment.start <= at);
+        self.segments.get(after.checked_sub(1)?)
+    }
+
+    /// The segment in which a written part of `len` bytes may lie at `at`.
+    fn holder_of_part(&self, at: Position, len: u32) -> Option<&Segment> {
+        let segment = self.segment_of(at)?;
+        let first = segment.start.0 + (HEADER + PART_HEAD) as u64;
+        let end = at.0.checked_add(u64::from(len))?;
+        (first <= at.0 && end <= segment.end().min(self.written).0).then_some(segment)
+    }
+
+    /// Pads the active segment and goes on in the next one.
+    fn roll<D: Disk>(&mut self, disk: &mut D, term: Term) -> Result<(), StoreError> {
+        let next = match self.next.take() {
+            Some(next) => next,
+            None => self.make_next(disk)?,
+        };
+        let active = *self.active();
+        let room = active.room(self.end);
+        if room >= HEADER as u64 {
+            let pad = Header {
+                len: room as u32,
+                form: Form::Pad,
+                parts: 0,
+                digest: 0,
+                term,
+                index: self.last.0,
+                claim: self.durable,
+            };
+            self.staged.put(active, self.end, &pad.encode(self.seal, self.end));
+        }
+        self.end = next.start;
+        self.segments.push_back(next);
+        Ok(())
+    }
+
+    fn make_next<D: Disk>(&mut self, disk: &mut D) -> Result<Segment, StoreError> {
+        let start = self.active().end();
+        if let Some(recycled) = self.spares.take(disk, start, &self.syncs)? {
+            return Ok(recycled);
+        }
+        Segment::create(disk, start, self.config.segment_bytes)
+    }
+}
+
+fn entry(start: Position, header: Header, parts: Vec<(Position, Bytes)>) -> Entry {
+    let Form::Entry(kind) = header.form else { unreachable!("a pad is not read as an entry") };
+    let end = Position(start.0 + header.size());
+    let place = Place { index: header.index, term: header.term, start, end };
+    debug_assert!(kind != Kind::Mark || parts.is_empty());
+    Entry { place, kind, parts }
 }

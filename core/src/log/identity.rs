@@ -1,1 +1,115 @@
+//! The file `store`: which store this is, and what it must remember outside
+//! the log. Two slots are written in turn, so that a torn write leaves the
+//! other one.
 
+use std::io;
+
+use super::record::{u32_at, u64_at};
+use crate::{
+    error::{Corrupt, StoreError},
+    ids::{Position, Term},
+    runtime::{Disk, FileId},
+};
+
+const FILE: &str = "store";
+const MAGIC: u32 = 0x5347_5331;
+const SLOT: usize = 48;
+/// The slots lie on different pages.
+const SLOT_DISTANCE: u64 = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub store_id: u64,
+    /// Counts the slots ever written.
+    number: u64,
+    /// The highest term that may have been written under.
+    pub term: Term,
+    /// A durable end of the log: less than this is damage.
+    pub durable: Position,
+    /// Whether the log ended there in an orderly way.
+    pub clean: bool,
+}
+
+impl Identity {
+    pub fn born(store_id: u64) -> Identity {
+        Identity { store_id, number: 0, term: Term(0), durable: Position(0), clean: true }
+    }
+
+    /// What the disk says, or `None` if nothing legible is there.
+    pub fn load<D: Disk>(disk: &mut D) -> Result<Option<(FileId, Identity)>, StoreError> {
+        let (file, len) = match disk.open(FILE) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("opening", error)),
+        };
+        let mut slots = [None; 2];
+        for (slot, at) in slots.iter_mut().zip([0, SLOT_DISTANCE]) {
+            if at + SLOT as u64 <= len {
+                let bytes = disk.read(file, at, SLOT).map_err(|error| failed("reading", error))?;
+                *slot = Identity::decode(&bytes);
+            }
+        }
+        let identity = match slots {
+            [Some(a), Some(b)] if a.store_id != b.store_id => {
+                return Err(damaged("its two halves belong to different stores").into());
+            }
+            [Some(a), Some(b)] => Some(if a.number > b.number { a } else { b }),
+            // The illegible slot may have been the newer one, one term ahead.
+            [Some(only), None] | [None, Some(only)] => {
+                Some(Identity { term: Term(only.term.0 + 1), clean: false, ..only })
+            }
+            [None, None] => None,
+        };
+        Ok(identity.map(|identity| (file, identity)))
+    }
+
+    pub fn create<D: Disk>(disk: &mut D) -> Result<FileId, StoreError> {
+        // An illegible one was torn at birth, when nothing else existed yet.
+        if let Ok((torn, _)) = disk.open(FILE) {
+            disk.remove(torn).map_err(|error| failed("removing", error))?;
+        }
+        disk.create(FILE, 2 * SLOT_DISTANCE).map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => StoreError::Full,
+            _ => failed("creating", error),
+        })
+    }
+
+    /// Writes the next slot; it counts after the file's next sync.
+    pub fn store<D: Disk>(&mut self, disk: &mut D, file: FileId) -> Result<(), StoreError> {
+        self.number += 1;
+        let at = self.number % 2 * SLOT_DISTANCE;
+        disk.write(file, at, &self.encode()).map_err(|error| failed("writing", error))
+    }
+
+    fn encode(&self) -> [u8; SLOT] {
+        let mut out = [0; SLOT];
+        out[4..8].copy_from_slice(&MAGIC.to_le_bytes());
+        let clean = u64::from(self.clean);
+        let numbers = [self.store_id, self.number, self.term.0, self.durable.0, clean];
+        for (room, number) in out[8..].chunks_exact_mut(8).zip(numbers) {
+            room.copy_from_slice(&number.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&out[4..]);
+        out[..4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Identity> {
+        let legible = u32_at(bytes, 4) == MAGIC && u32_at(bytes, 0) == crc32fast::hash(&bytes[4..]);
+        legible.then(|| Identity {
+            store_id: u64_at(bytes, 8),
+            number: u64_at(bytes, 16),
+            term: Term(u64_at(bytes, 24)),
+            durable: Position(u64_at(bytes, 32)),
+            clean: u64_at(bytes, 40) == 1,
+        })
+    }
+}
+
+pub(super) fn damaged(what: &str) -> Corrupt {
+    Corrupt { file: FILE.to_owned(), position: None, what: what.to_owned() }
+}
+
+fn failed(doing: &'static str, error: io::Error) -> StoreError {
+    StoreError::Io { doing, file: FILE.to_owned(), error }
+}

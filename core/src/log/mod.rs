@@ -10,6 +10,11 @@ mod record;
 mod recovery;
 mod segment;
 pub mod snapshot;
+mod spares;
+#[cfg(test)]
+pub(crate) mod test_disk;
+#[cfg(test)]
+mod tests;
 
 pub use commit_log::{CommitLog, SyncTicket};
 pub use record::{Draft, Kind};

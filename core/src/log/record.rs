@@ -1,4 +1,26 @@
 //! One entry as bytes.
+//!
+//! ```text
+//! header   crc u32 | len u32 | kind u8, parts u24 | digest u32 | term u64 | index u64 | claim u64
+//! part     len u32 | crc u32 | bytes                           (as often as the header says)
+//! filler   zeros up to a multiple of 8
+//! ```
+//!
+//! All numbers are little-endian. `len` counts header and parts. `digest` is
+//! the checksum of all part heads, so that parts of two entries that once lay
+//! in the same place cannot be mixed. `claim` is the durable end that was
+//! known when the entry was written.
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{LogIndex, Position, Term},
+    message,
+};
+
+pub(super) const HEADER: usize = 40;
+pub(super) const PART_HEAD: usize = 8;
+const MAX_PARTS: usize = (1 << 24) - 1;
 
 /// What an entry's parts are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,32 +35,213 @@ pub enum Kind {
     Mark,
 }
 
+/// What a header announces: an entry, or that the rest of the segment is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Entry(Kind),
+    Pad,
+}
+
+impl Form {
+    fn code(self) -> u8 {
+        match self {
+            Form::Entry(Kind::Messages) => 1,
+            Form::Entry(Kind::Command) => 2,
+            Form::Entry(Kind::Mark) => 3,
+            Form::Pad => 4,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Form> {
+        let forms = [Kind::Messages, Kind::Command, Kind::Mark].map(Form::Entry);
+        forms.into_iter().chain([Form::Pad]).find(|form| form.code() == code)
+    }
+}
+
+/// Computes checksums that hold for one store and one position in its log: an
+/// old record in a recycled segment and a record of another store are as
+/// invalid as noise.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seal {
+    pub store_id: u64,
+}
+
+impl Seal {
+    pub fn checksum(self, at: Position, bytes: &[u8]) -> u32 {
+        let mut seed = (self.store_id ^ at.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        seed = (seed ^ (seed >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mut hasher = crc32fast::Hasher::new_with_initial((seed >> 32) as u32);
+        hasher.update(bytes);
+        hasher.finalize()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub len: u32,
+    pub form: Form,
+    pub parts: u32,
+    pub digest: u32,
+    pub term: Term,
+    pub index: LogIndex,
+    pub claim: Position,
+}
+
+impl Header {
+    pub fn encode(&self, seal: Seal, at: Position) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[4..8].copy_from_slice(&self.len.to_le_bytes());
+        out[8..12].copy_from_slice(&(self.parts << 8).to_le_bytes());
+        out[8] = self.form.code();
+        out[12..16].copy_from_slice(&self.digest.to_le_bytes());
+        out[16..24].copy_from_slice(&self.term.0.to_le_bytes());
+        out[24..32].copy_from_slice(&self.index.0.to_le_bytes());
+        out[32..40].copy_from_slice(&self.claim.0.to_le_bytes());
+        let crc = seal.checksum(at, &out[4..]);
+        out[..4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// The header at the front of `bytes`, if one was written at `at` that
+    /// announces no more than `room` bytes.
+    pub fn decode(seal: Seal, at: Position, bytes: &[u8], room: u64) -> Option<Header> {
+        let bytes = bytes.first_chunk::<HEADER>()?;
+        let len = u32_at(bytes, 4);
+        if (len as usize) < HEADER || u64::from(len) > room {
+            return None;
+        }
+        let form = Form::from_code(bytes[8])?;
+        if u32_at(bytes, 0) != seal.checksum(at, &bytes[4..]) {
+            return None;
+        }
+        Some(Header {
+            len,
+            form,
+            parts: u32_at(bytes, 8) >> 8,
+            digest: u32_at(bytes, 12),
+            term: Term(u64_at(bytes, 16)),
+            index: LogIndex(u64_at(bytes, 24)),
+            claim: Position(u64_at(bytes, 32)),
+        })
+    }
+
+    /// Bytes that the entry takes, filler included.
+    pub fn size(&self) -> u64 {
+        u64::from(self.len).next_multiple_of(8)
+    }
+
+    /// The parts of the whole entry `bytes` at `at`, unless one is damaged.
+    pub fn parts(&self, seal: Seal, at: Position, bytes: &Bytes) -> Option<Vec<(Position, Bytes)>> {
+        // The header's checksum held, so its count is ours; still no more than fits.
+        let most = (self.len as usize - HEADER) / PART_HEAD;
+        let mut parts = Vec::with_capacity((self.parts as usize).min(most));
+        let mut heads = crc32fast::Hasher::new();
+        let mut offset = HEADER;
+        for _ in 0..self.parts {
+            let head = bytes.get(offset..offset + PART_HEAD)?;
+            heads.update(head);
+            let start = offset + PART_HEAD;
+            let position = Position(at.0 + start as u64);
+            let end = start.checked_add(u32_at(head, 0) as usize)?;
+            check_part(seal, position, head, bytes.get(start..end)?)?;
+            parts.push((position, bytes.slice(start..end)));
+            offset = end;
+        }
+        (offset == self.len as usize && heads.finalize() == self.digest).then_some(parts)
+    }
+}
+
+/// Whether `part`, whose first byte is at `at`, is what `head` was written for.
+pub(super) fn check_part(seal: Seal, at: Position, head: &[u8], part: &[u8]) -> Option<()> {
+    let whole = u32_at(head, 0) as usize == part.len();
+    (whole && u32_at(head, 4) == seal.checksum(at, part)).then_some(())
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
 /// An entry under construction, made to be reused: clearing it keeps its
 /// memory.
-#[derive(Default)]
+#[derive(Debug)]
 pub struct Draft {
     kind: Kind,
+    /// The header's room, then the parts, each behind the room for its head.
     bytes: Vec<u8>,
+    /// Where each part's bytes start.
+    starts: Vec<usize>,
+}
+
+impl Default for Draft {
+    fn default() -> Draft {
+        Draft { kind: Kind::default(), bytes: vec![0; HEADER], starts: Vec::new() }
+    }
 }
 
 impl Draft {
     /// Forgets all parts and starts an entry of this kind.
     pub fn clear(&mut self, kind: Kind) {
         self.kind = kind;
-        self.bytes.clear();
+        self.bytes.truncate(HEADER);
+        self.starts.clear();
     }
 
     /// Adds one part: the bytes that `write` appends to the vector.
     pub fn part(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        assert!(self.starts.len() < MAX_PARTS, "an entry has at most {MAX_PARTS} parts");
+        self.bytes.extend_from_slice(&[0; PART_HEAD]);
+        let start = self.bytes.len();
         write(&mut self.bytes);
+        assert!(self.bytes.len() >= start, "a part only appends");
+        self.starts.push(start);
     }
 
     /// The bytes that the entry will take in the log.
     pub fn size(&self) -> usize {
-        todo!()
+        self.bytes.len().next_multiple_of(8)
     }
 
     pub fn is_empty(&self) -> bool {
-        todo!()
+        self.starts.is_empty()
+    }
+
+    /// Fills in all heads for an entry that starts at `at`, and returns its
+    /// bytes without the filler.
+    pub(super) fn finish(
+        &mut self,
+        seal: Seal,
+        at: Position,
+        (term, index, claim): (Term, LogIndex, Position),
+        mut places: impl FnMut(usize, Position),
+    ) -> &[u8] {
+        let mut heads = crc32fast::Hasher::new();
+        for (number, &start) in self.starts.iter().enumerate() {
+            let next = self.starts.get(number + 1);
+            let end = next.map_or(self.bytes.len(), |next| next - PART_HEAD);
+            let position = Position(at.0 + start as u64);
+            let (head, part) = self.bytes[start - PART_HEAD..end].split_at_mut(PART_HEAD);
+            if self.kind == Kind::Messages {
+                message::set_position(part, position);
+            }
+            head[..4].copy_from_slice(&(part.len() as u32).to_le_bytes());
+            head[4..].copy_from_slice(&seal.checksum(position, part).to_le_bytes());
+            heads.update(head);
+            places(number, position);
+        }
+        let header = Header {
+            len: self.bytes.len() as u32,
+            form: Form::Entry(self.kind),
+            parts: self.starts.len() as u32,
+            digest: heads.finalize(),
+            term,
+            index,
+            claim,
+        };
+        self.bytes[..HEADER].copy_from_slice(&header.encode(seal, at));
+        &self.bytes
     }
 }

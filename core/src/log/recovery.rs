@@ -1,6 +1,53 @@
 //! Finding the end of the log after any crash.
+//!
+//! A crash may take any subset of the pages written since the last finished
+//! sync, so the log may end in a torn entry with intact ones behind it. That
+//! is normal and cut. Bytes before the durable end that are not what was
+//! written there are damage, and never skipped. Three things tell one from the
+//! other:
+//!
+//! - **Claims.** Every entry carries the durable end that was known when it
+//!   was written. Everything below the highest claim, in the log's valid part
+//!   or behind the first invalid entry, must be intact.
+//! - **Seals.** Checksums hold for one position of one store only, so what an
+//!   earlier use left in a recycled segment is noise.
+//! - **Terms.** They never decrease along the log, and every life of a store
+//!   appends under a fresh one. What an earlier life left behind a torn tail
+//!   is sealed for the very place where it lies, but as soon as this life has
+//!   an entry before it, it is older than that and cannot continue the log.
+//!   Before this life has one, there is a wiped header at the cut.
+//!
+//! The last point needs an order: the fresh term and the wiped header must be
+//! durable before the first new entry is written, which is why the log opens in
+//! [`Phase::Opening`].
+//!
+//! After the death of a process the tail is in the page cache, perhaps only
+//! there: a page whose write-back failed earlier counts as clean. So what no
+//! claim covers is written once more, the same bytes, and the first sync is
+//! about all of it.
 
-use crate::ids::{Position, Term};
+use std::collections::VecDeque;
+
+use super::{
+    Base, CommitLog, LogConfig,
+    commit_log::{Phase, Staged, Syncs},
+    identity::{self, Identity},
+    record::{HEADER, Header, Seal},
+    segment::{self, Segment, Step},
+    snapshot,
+    spares::Spares,
+};
+use crate::{
+    error::{Corrupt, StoreError},
+    ids::{LogIndex, Position, Term},
+    runtime::{Disk, FileId},
+};
+
+/// How far behind the end of the log a claim on it is looked for. An entry
+/// with such a claim follows within what was written during two syncs.
+const SEARCH: u64 = 256 << 20;
+const CHUNK: u64 = 1 << 20;
+const PAGE: u64 = 4096;
 
 /// What `open` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +58,283 @@ pub struct Recovered {
     /// Where the log ends.
     pub end: Position,
     /// The last life stopped with [`CommitLog::close`](super::CommitLog::close),
-    /// so nothing it handed out is missing.
+    /// so nothing it handed out is missing. Also true at birth.
     pub clean: bool,
+}
+
+/// The valid part of the log.
+struct Tail {
+    end: Position,
+    last: (LogIndex, Term),
+    /// Everything below was durable once.
+    floor: Position,
+}
+
+pub(super) fn open<D: Disk>(
+    disk: &mut D,
+    config: LogConfig,
+    base: Base,
+) -> Result<(CommitLog, Recovered), StoreError> {
+    let bytes = config.segment_bytes;
+    assert!(bytes % PAGE == 0 && (PAGE..=1 << 31).contains(&bytes), "segment_bytes is {bytes}");
+    let (starts, spare_names) = segment::list(disk)?;
+    let mut found = Vec::new();
+    for start in starts {
+        found.push(Segment::open(disk, start)?);
+    }
+    // A real file system may lose a new file's length.
+    let empty: Vec<Segment> = found.extract_if(.., |segment| segment.len == 0).collect();
+    let known = Identity::load(disk)?;
+    let mut identity = match known {
+        Some((_, identity)) => identity,
+        None => birth(disk, &found, &config, base)?,
+    };
+    let seal = Seal { store_id: identity.store_id };
+
+    let floor = base.position.max(identity.durable);
+    let (mut segments, mut strays) = connected(found, base, floor)?;
+    let tail = scan(disk, seal, &segments, base, floor)?;
+    if tail.floor > tail.end {
+        let what = format!("the log was durable up to {}, here it is not intact", tail.floor);
+        let holder = segments.iter().rfind(|segment| segment.start <= tail.end);
+        let holder = holder.unwrap_or(&segments[0]);
+        return Err(holder.corrupt(tail.end, what));
+    }
+    search_claims(disk, seal, segments.iter().chain(&strays), &tail)?;
+
+    // From here on the log is known to be sound, and the disk is changed.
+    strays.extend(empty);
+    let mut syncs = Syncs::default();
+    while segments.len() > 1 && segments[segments.len() - 1].start > tail.end {
+        strays.push(segments.pop_back().expect("more than one"));
+    }
+    if segments.is_empty() {
+        segments.push_back(Segment::create(disk, tail.end, config.segment_bytes)?);
+    }
+    refresh(disk, &segments, &tail, &mut syncs)?;
+    if let Some(file) = snapshot::refresh(disk, base)? {
+        syncs.touch(file);
+    }
+    let next = keep_next(disk, &segments, strays, &config, &mut syncs)?;
+    let mut spares = Spares::default();
+    for name in spare_names {
+        adopt_spare(disk, name, &config, &mut spares, &mut syncs)?;
+    }
+
+    let clean = identity.clean && identity.durable == tail.end;
+    identity.term = Term(tail.last.1.max(identity.term).0 + 1);
+    identity.durable = tail.floor;
+    identity.clean = false;
+    let file = match known {
+        Some((file, _)) => file,
+        None => Identity::create(disk)?,
+    };
+    identity.store(disk, file)?;
+    syncs.touch(file);
+
+    let recovered = Recovered { fresh_term: identity.term, end: tail.end, clean };
+    let log = CommitLog {
+        config,
+        seal,
+        identity: (file, identity),
+        segments,
+        next,
+        spares,
+        staged: Staged::default(),
+        last: tail.last,
+        end: tail.end,
+        written: tail.end,
+        durable: tail.floor,
+        syncs,
+        phase: Phase::Opening,
+    };
+    Ok((log, recovered))
+}
+
+/// A disk without a legible identity is a new one, or one that lost power
+/// before anything was written to its log.
+fn birth<D: Disk>(
+    disk: &mut D,
+    found: &[Segment],
+    config: &LogConfig,
+    base: Base,
+) -> Result<Identity, StoreError> {
+    for segment in found {
+        let first = segment.read(disk, segment.start, segment.len.min(PAGE))?;
+        if first.iter().any(|byte| *byte != 0) {
+            return Err(identity::damaged("it is missing or illegible, but there is a log").into());
+        }
+    }
+    if base != Base::default() {
+        return Err(identity::damaged("it is missing or illegible, but there is a snapshot").into());
+    }
+    Ok(Identity::born(config.birth_id))
+}
+
+/// The run of segments without gaps around `base`, and all others: expired
+/// ones whose removal a crash undid, or what follows a gap.
+fn connected(
+    found: Vec<Segment>,
+    base: Base,
+    floor: Position,
+) -> Result<(VecDeque<Segment>, Vec<Segment>), StoreError> {
+    let Some(holder) = found.iter().rposition(|segment| segment.start <= base.position) else {
+        if floor == Position(0) {
+            // Nothing was ever durable: the first segment's name may be lost.
+            return Ok((VecDeque::new(), found));
+        }
+        let what = match found.first() {
+            Some(first) => format!("the log starts at {} only", first.start),
+            None => format!("there is no log, but it was durable up to {floor}"),
+        };
+        let file = segment::segment_name(base.position);
+        return Err(Corrupt { file, position: Some(base.position), what }.into());
+    };
+    if found[holder].end() < base.position {
+        let what = format!("the log is needed from {} on, and not there", base.position);
+        return Err(found[holder].corrupt(base.position, what));
+    }
+    let gap = |pair: &[Segment]| pair[0].end() != pair[1].start;
+    let first = found[..=holder].windows(2).rposition(gap).map_or(0, |at| at + 1);
+    let after = found[holder..].windows(2).position(gap).map_or(found.len(), |at| holder + at + 1);
+    let strays = [&found[..first], &found[after..]].concat();
+    Ok((found[first..after].iter().copied().collect(), strays))
+}
+
+/// Walks the entries behind `base` up to the first that does not continue the
+/// log.
+fn scan<D: Disk>(
+    disk: &mut D,
+    seal: Seal,
+    segments: &VecDeque<Segment>,
+    base: Base,
+    floor: Position,
+) -> Result<Tail, StoreError> {
+    let mut tail = Tail { end: base.position, last: (base.index, base.term), floor };
+    let behind = segments.iter().filter(|segment| segment.end() > base.position);
+    let mut at = base.position;
+    for segment in behind {
+        at = at.max(segment.start);
+        loop {
+            match segment.step(disk, seal, at)? {
+                Step::Entry(header, _) if continues(&header, tail.last) => {
+                    at = Position(at.0 + header.size());
+                    tail.end = at;
+                    tail.last = (header.index, header.term);
+                    tail.floor = tail.floor.max(header.claim);
+                }
+                Step::SegmentEnd => break,
+                Step::Entry(..) | Step::Invalid => return Ok(tail),
+            }
+        }
+    }
+    Ok(tail)
+}
+
+fn continues(header: &Header, last: (LogIndex, Term)) -> bool {
+    header.index.0 == last.0.0 + 1 && header.term >= last.1
+}
+
+/// Refuses a log behind whose end there is an entry that was written when more
+/// of it was durable.
+fn search_claims<'a, D: Disk>(
+    disk: &mut D,
+    seal: Seal,
+    segments: impl Iterator<Item = &'a Segment>,
+    tail: &Tail,
+) -> Result<(), StoreError> {
+    let mut budget = SEARCH;
+    for segment in segments.filter(|segment| segment.end() > tail.end) {
+        let mut at = segment.start.max(tail.end);
+        while segment.room(at) >= HEADER as u64 && budget > 0 {
+            // Chunks overlap, so that no header is cut in two.
+            let chunk = segment.read(disk, at, segment.room(at).min(CHUNK + HEADER as u64))?;
+            for offset in (0..=chunk.len() - HEADER).step_by(8) {
+                let here = Position(at.0 + offset as u64);
+                let header = Header::decode(seal, here, &chunk[offset..], segment.room(here));
+                let Some(header) = header else { continue };
+                if header.term >= tail.last.1 && header.claim > tail.end {
+                    let what = format!(
+                        "damaged: the entry at {here} was written when all before {} was durable",
+                        header.claim
+                    );
+                    return Err(segment.corrupt(tail.end, what));
+                }
+            }
+            at = Position((at.0 + CHUNK).min(segment.end().0));
+            budget = budget.saturating_sub(CHUNK);
+        }
+    }
+    Ok(())
+}
+
+/// Makes everything dirty that is not known to be durable, and wipes the place
+/// where the next entry goes.
+fn refresh<D: Disk>(
+    disk: &mut D,
+    segments: &VecDeque<Segment>,
+    tail: &Tail,
+    syncs: &mut Syncs,
+) -> Result<(), StoreError> {
+    for segment in segments.iter().filter(|segment| segment.end() > tail.floor) {
+        let mut at = segment.start.max(tail.floor);
+        let end = segment.end().min(tail.end);
+        while at < end {
+            let bytes = segment.read(disk, at, CHUNK.min(end.0 - at.0))?;
+            segment.write(disk, at, &bytes)?;
+            at = Position(at.0 + bytes.len() as u64);
+        }
+        syncs.touch(segment.file);
+    }
+    let active = segments[segments.len() - 1];
+    wipe_header(disk, &active, tail.end)?;
+    syncs.touch(active.file);
+    for sealed in segments.iter().take(segments.len() - 1) {
+        disk.seal(sealed.file);
+    }
+    Ok(())
+}
+
+fn wipe_header<D: Disk>(disk: &mut D, segment: &Segment, at: Position) -> Result<(), StoreError> {
+    let len = segment.room(at).min(HEADER as u64) as usize;
+    segment.write(disk, at, &[0; HEADER][..len])
+}
+
+/// Of the segments that belong to no part of the log, keeps the one that comes
+/// next and removes the others.
+fn keep_next<D: Disk>(
+    disk: &mut D,
+    segments: &VecDeque<Segment>,
+    strays: Vec<Segment>,
+    config: &LogConfig,
+    syncs: &mut Syncs,
+) -> Result<Option<Segment>, StoreError> {
+    let end = segments[segments.len() - 1].end();
+    let mut next = None;
+    for stray in strays {
+        if stray.start == end && stray.len == config.segment_bytes {
+            wipe_header(disk, &stray, end)?;
+            syncs.touch(stray.file);
+            next = Some(stray);
+        } else {
+            stray.remove(disk)?;
+        }
+    }
+    Ok(next)
+}
+
+fn adopt_spare<D: Disk>(
+    disk: &mut D,
+    name: String,
+    config: &LogConfig,
+    spares: &mut Spares,
+    syncs: &mut Syncs,
+) -> Result<(), StoreError> {
+    let failed = |error| StoreError::Io { doing: "opening", file: name.clone(), error };
+    let (file, len): (FileId, u64) = disk.open(&name).map_err(failed)?;
+    if len == config.segment_bytes && spares.len() < config.spare_segments {
+        spares.found(file, name, len, syncs);
+        return Ok(());
+    }
+    disk.remove(file).map_err(failed)
 }

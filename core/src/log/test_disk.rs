@@ -1,0 +1,235 @@
+//! A page cache over a platter, in memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    rng::Rng,
+    runtime::{Disk, FileId},
+};
+
+/// What a power failure takes or leaves as a whole.
+const PAGE: usize = 512;
+
+#[derive(Default)]
+pub struct TestDisk {
+    files: Vec<File>,
+    /// Bytes that all files together may take.
+    pub capacity: Option<u64>,
+    /// Operations until the power goes; after that all fail.
+    pub fuse: Option<u64>,
+    /// Whether renaming finds readers.
+    pub busy: bool,
+}
+
+#[derive(Default)]
+struct File {
+    /// What running programs see; `None` once removed.
+    name: Option<String>,
+    cache: Vec<u8>,
+    /// What a power failure leaves.
+    durable_name: Option<String>,
+    platter: Vec<u8>,
+    /// Pages that a failed sync left marked clean though the platter lacks them.
+    forgotten: BTreeSet<usize>,
+}
+
+/// What a sync will make durable: the files as they were when it began.
+pub struct TestSync(Vec<(FileId, Option<String>, Vec<u8>, BTreeSet<usize>)>);
+
+impl Future for TestSync {
+    type Output = io::Result<()>;
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        unreachable!("tests finish syncs by hand")
+    }
+}
+
+impl TestDisk {
+    pub fn finish(&mut self, sync: TestSync) -> io::Result<()> {
+        self.tick()?;
+        for (id, name, content, forgotten) in sync.0 {
+            let file = &mut self.files[id.0 as usize];
+            for (page, bytes) in content.chunks(PAGE).enumerate() {
+                if !forgotten.contains(&page) {
+                    file.platter[page * PAGE..][..bytes.len()].copy_from_slice(bytes);
+                }
+            }
+            if name.is_some() {
+                file.durable_name = name;
+            }
+        }
+        Ok(())
+    }
+
+    /// A sync that fails: some pages reach the platter, the others are
+    /// forgotten until somebody writes them again.
+    pub fn fail(&mut self, sync: TestSync, rng: &mut Rng) -> io::Error {
+        for (id, ..) in sync.0 {
+            self.files[id.0 as usize].write_back(rng, 0.5, true);
+        }
+        io::Error::other("the sync failed")
+    }
+
+    /// Writes some pages and names back, as a kernel does at any time.
+    pub fn write_back(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|file| file.write_back(rng, 0.3, false));
+    }
+
+    /// Cuts the power: any subset of what was not synced is lost.
+    pub fn power_failure(&mut self, rng: &mut Rng) {
+        let survival = [0.0, 0.3, 0.7, 0.95][rng.below(4) as usize];
+        for file in &mut self.files {
+            file.write_back(rng, survival, false);
+        }
+        // Of two files with one name the newer took it from the older.
+        let mut names = BTreeMap::new();
+        for file in std::mem::take(&mut self.files) {
+            if let Some(name) = file.durable_name {
+                names.insert(name, file.platter);
+            }
+        }
+        for (name, content) in names {
+            self.files.push(File {
+                name: Some(name.clone()),
+                cache: content.clone(),
+                durable_name: Some(name),
+                platter: content,
+                forgotten: BTreeSet::new(),
+            });
+        }
+        self.fuse = None;
+    }
+
+    /// Flips one bit in cache and platter.
+    pub fn flip(&mut self, name: &str, offset: u64, bit: u8) {
+        let file = self.files.iter_mut().find(|file| file.name.as_deref() == Some(name));
+        let file = file.expect("there is such a file");
+        file.cache[offset as usize] ^= 1 << bit;
+        file.platter[offset as usize] ^= 1 << bit;
+    }
+
+    fn tick(&mut self) -> io::Result<()> {
+        match &mut self.fuse {
+            Some(0) => Err(io::Error::other("the power is off")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn by_name(&self, name: &str) -> Option<usize> {
+        self.files.iter().position(|file| file.name.as_deref() == Some(name))
+    }
+}
+
+impl File {
+    fn write_back(&mut self, rng: &mut Rng, chance: f64, forget: bool) {
+        for (page, bytes) in self.cache.chunks(PAGE).enumerate() {
+            let place = &mut self.platter[page * PAGE..][..bytes.len()];
+            if *place == *bytes || self.forgotten.contains(&page) {
+                continue;
+            }
+            if rng.chance(chance) {
+                place.copy_from_slice(bytes);
+            } else if forget {
+                self.forgotten.insert(page);
+            }
+        }
+        if !forget && rng.chance(chance) {
+            self.durable_name.clone_from(&self.name);
+        }
+    }
+}
+
+impl Disk for TestDisk {
+    type Sync = TestSync;
+
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
+        self.tick()?;
+        let names = self.files.iter();
+        let names = names.filter_map(|file| Some((file.name.clone()?, file.cache.len() as u64)));
+        Ok(names.collect::<BTreeMap<_, _>>().into_iter().collect())
+    }
+
+    fn create(&mut self, name: &str, len: u64) -> io::Result<FileId> {
+        self.tick()?;
+        if self.by_name(name).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let used: u64 =
+            self.files.iter().filter(|f| f.name.is_some()).map(|f| f.cache.len() as u64).sum();
+        if self.capacity.is_some_and(|capacity| used + len > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.files.push(File {
+            name: Some(name.to_owned()),
+            cache: vec![0; len as usize],
+            platter: vec![0; len as usize],
+            ..File::default()
+        });
+        Ok(FileId(self.files.len() as u32 - 1))
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<(FileId, u64)> {
+        self.tick()?;
+        let id = self.by_name(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok((FileId(id as u32), self.files[id].cache.len() as u64))
+    }
+
+    fn rename(&mut self, file: FileId, to: &str) -> io::Result<()> {
+        self.tick()?;
+        if self.busy {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        assert!(self.by_name(to).is_none(), "{to} exists");
+        self.files[file.0 as usize].name = Some(to.to_owned());
+        Ok(())
+    }
+
+    fn remove(&mut self, file: FileId) -> io::Result<()> {
+        self.tick()?;
+        self.files[file.0 as usize].name = None;
+        Ok(())
+    }
+
+    fn write(&mut self, file: FileId, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.tick()?;
+        let file = &mut self.files[file.0 as usize];
+        assert!(file.name.is_some(), "a removed file is not written");
+        let start = offset as usize;
+        file.cache[start..start + data.len()].copy_from_slice(data);
+        (start / PAGE..(start + data.len()).div_ceil(PAGE)).for_each(|page| {
+            file.forgotten.remove(&page);
+        });
+        Ok(())
+    }
+
+    fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.tick()?;
+        let file = &self.files[file.0 as usize];
+        assert!(file.name.is_some(), "a removed file is not read");
+        Ok(Bytes::copy_from_slice(&file.cache[offset as usize..][..len]))
+    }
+
+    fn begin_sync(&mut self, files: &[FileId]) -> TestSync {
+        TestSync(
+            files
+                .iter()
+                .map(|id| {
+                    let file = &self.files[id.0 as usize];
+                    assert!(file.name.is_some(), "a removed file is not synced");
+                    (*id, file.name.clone(), file.cache.clone(), file.forgotten.clone())
+                })
+                .collect(),
+        )
+    }
+}
