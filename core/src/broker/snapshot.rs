@@ -5,7 +5,7 @@ use super::{Broker, Output, Phase};
 use crate::{
     error::StoreError,
     ids::Position,
-    log::{self, Base, SyncTicket},
+    log::{self, Base, SyncTicket, snapshot::Unpublished},
     runtime::{Disk, FileId},
     time::Now,
 };
@@ -18,8 +18,12 @@ pub(super) enum Snapshotting {
     /// Taken, and waiting for the log before it to be durable: a snapshot must
     /// never say more than the log that a power failure leaves.
     Taken { base: Base, payload: Vec<u8>, files: Vec<FileId> },
-    /// Written; durable with this sync.
-    Saving { base: Base, ticket: SyncTicket },
+    /// Its payload is in this sync, with the queue files that it relies on.
+    Saving { base: Base, saved: Unpublished, ticket: SyncTicket },
+    /// Its header is written, and waits for a sync to join.
+    Published { base: Base, file: FileId },
+    /// Durable with this sync.
+    Confirming { base: Base, ticket: SyncTicket },
 }
 
 impl<D: Disk> Broker<D> {
@@ -31,10 +35,16 @@ impl<D: Disk> Broker<D> {
             let (payload, files) = self.state.snapshot();
             self.snapshotting = Snapshotting::Taken { base: self.applied, payload, files };
         }
-        let Snapshotting::Taken { base, .. } = &self.snapshotting else { return Ok(()) };
         if self.replica.is_syncing() {
             return Ok(());
         }
+        if let Snapshotting::Published { base, file } = self.snapshotting
+            && let Some((ticket, done)) = self.replica.sync_with(now.mono, &[file])
+        {
+            self.snapshotting = Snapshotting::Confirming { base, ticket };
+            self.outputs.push_back(Output::Sync { ticket, done });
+        }
+        let Snapshotting::Taken { base, .. } = &self.snapshotting else { return Ok(()) };
         if base.position > self.replica.log().durable() {
             if let Some((ticket, done)) = self.replica.sync_with(now.mono, &[]) {
                 self.outputs.push_back(Output::Sync { ticket, done });
@@ -49,28 +59,35 @@ impl<D: Disk> Broker<D> {
         let Snapshotting::Taken { base, payload, mut files } = taken else { return Ok(()) };
         let store_id = self.replica.log().store_id();
         let (_, disk) = self.replica.parts();
-        match log::snapshot::save(disk, store_id, base, &payload) {
-            Ok(file) => files.push(file),
+        let saved = match log::snapshot::save(disk, store_id, base, &payload) {
+            Ok(saved) => saved,
             // The log stays longer, that is all. Not at once again, though.
             Err(StoreError::Full) => {
                 self.snapshot = base;
                 return Ok(());
             }
             Err(error) => return Err(error),
-        }
+        };
+        files.push(saved.file());
         if let Some((ticket, done)) = self.replica.sync_with(now.mono, &files) {
-            self.snapshotting = Snapshotting::Saving { base, ticket };
+            self.snapshotting = Snapshotting::Saving { base, saved, ticket };
             self.outputs.push_back(Output::Sync { ticket, done });
         }
         Ok(())
     }
 
-    /// A sync finished; if it was the snapshot's, older ones go, and with them
-    /// the segments that retention no longer keeps.
+    /// A sync finished; if it completed the snapshot, older ones go, and with
+    /// them the segments that retention no longer keeps.
     pub(super) fn snapshot_synced(&mut self, synced: SyncTicket) -> Result<(), StoreError> {
-        match self.snapshotting {
-            Snapshotting::Saving { base, ticket } if ticket == synced => {
-                self.snapshotting = Snapshotting::Idle;
+        match std::mem::take(&mut self.snapshotting) {
+            Snapshotting::Saving { base, saved, ticket } if ticket == synced => {
+                let file = saved.file();
+                let (_, disk) = self.replica.parts();
+                saved.publish(disk)?;
+                self.snapshotting = Snapshotting::Published { base, file };
+                Ok(())
+            }
+            Snapshotting::Confirming { base, ticket } if ticket == synced => {
                 self.snapshot = base;
                 self.counters.snapshots += 1;
                 let (_, disk) = self.replica.parts();
@@ -78,7 +95,10 @@ impl<D: Disk> Broker<D> {
                 self.state.saved(disk)?;
                 self.retain(base.position)
             }
-            _ => Ok(()),
+            other => {
+                self.snapshotting = other;
+                Ok(())
+            }
         }
     }
 
