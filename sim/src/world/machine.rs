@@ -117,6 +117,7 @@ impl Machine {
         let number = self.processes.get() + 1;
         self.processes.set(number);
         self.state.set(State::Running);
+        network.set_process(self.no, true);
         let entropy = Rng::new(Rng::new(self.seed.wrapping_add(number)).next());
         let entropy = Rc::new(RefCell::new(entropy));
         Process { machine: self.clone(), network, time, number, entropy }
@@ -153,6 +154,7 @@ impl Process {
         if self.is_alive() {
             self.machine.state.set(State::NoProcess);
             self.machine.drive.detach();
+            self.network.set_process(self.machine.no, false);
         }
     }
 

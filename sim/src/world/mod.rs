@@ -135,6 +135,7 @@ impl<W: World> Cluster<W> {
             machine.state.set(State::NoProcess);
             machine.drive.detach();
             machine.resume();
+            self.network.set_process(no, false);
             self.world.stop(no);
         }
     }

@@ -21,6 +21,9 @@ use crate::disk::Timer;
 /// as TCP does with its SYN; after the last it has timed out.
 const SYN_RETRIES_US: [u64; 3] = [1_000_000, 2_000_000, 4_000_000];
 
+/// How long a refusal takes, in microseconds.
+const REFUSAL_US: u64 = 2_000;
+
 /// The state of all links. Clones are handles to the same network.
 #[derive(Clone, Default)]
 pub struct Network(Rc<RefCell<Links>>);
@@ -30,6 +33,8 @@ struct Links {
     /// How many partitions cut each one-way link.
     cuts: BTreeMap<(MachineNo, MachineNo), u32>,
     without_power: BTreeSet<MachineNo>,
+    /// Machines whose kernel refuses dials, because nothing runs there.
+    without_process: BTreeSet<MachineNo>,
     extra_us: BTreeMap<(MachineNo, MachineNo), u64>,
     connections: Vec<Weak<Connection>>,
     /// Ends of connections whose closing the peer has not learnt of, because
@@ -62,6 +67,15 @@ impl Network {
             links.without_power.remove(&machine);
         } else {
             links.without_power.insert(machine);
+        }
+    }
+
+    pub(super) fn set_process(&self, machine: MachineNo, runs: bool) {
+        let mut links = self.0.borrow_mut();
+        if runs {
+            links.without_process.remove(&machine);
+        } else {
+            links.without_process.insert(machine);
         }
     }
 
@@ -141,8 +155,8 @@ impl Network {
     /// Waits until a dial from one machine to another would be answered.
     ///
     /// # Errors
-    /// `TimedOut` after seven seconds; `HostUnreachable` if there is no such
-    /// machine.
+    /// `TimedOut` after seven seconds of silence; `ConnectionRefused` by a
+    /// machine on which nothing runs; `HostUnreachable` if there is none.
     pub(super) async fn reach(
         &self,
         from: MachineNo,
@@ -152,6 +166,10 @@ impl Network {
         let to = MachineNo::of(to).ok_or(io::ErrorKind::HostUnreachable)?;
         for wait in SYN_RETRIES_US {
             if self.passes(from, to) && self.passes(to, from) {
+                if self.0.borrow().without_process.contains(&to) {
+                    time.sleep_us(REFUSAL_US).await;
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
                 return Ok(to);
             }
             time.sleep_us(wait).await;
