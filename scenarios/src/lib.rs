@@ -3,8 +3,11 @@
 //! run is the testbed's business.
 
 mod error;
+mod names;
 mod node;
 mod scenario;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod value;
 
@@ -20,9 +23,9 @@ use toml::{
 };
 
 pub use error::ScenarioError;
+pub use names::{FAULTS, MARKS};
 pub use node::{Node, Role};
 pub use scenario::*;
-pub use validate::{FAULTS, MARKS};
 pub use value::{DurationRange, SizeRange};
 
 /// Where the committed scenarios lie.
@@ -105,8 +108,8 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
             .map_err(|error| {
                 let at = start_of(&error);
                 let key = error::key_at(keys, at);
-                let hint = hint(&key);
-                wrong(at, key, format!("{}{hint}", error.message()))
+                let problem = format!("{}{}", error.message(), hint(&key, error.message()));
+                wrong(at, key, problem)
             })?;
     scenario.file = file.to_owned();
     scenario.about = leading_comment(text);
@@ -126,12 +129,19 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
 const OF_ANY_WORKLOAD: [&str; 6] = ["kind", "name", "members", "start_at", "stop_at", "stagger"];
 const OF_ANY_FAULT: [&str; 4] = ["kind", "at", "every", "times"];
 
-/// What serde cannot know: keys that every kind takes.
-fn hint(key: &str) -> String {
-    match key.split('.').next() {
-        Some("workload") => format!(" (any workload: {})", OF_ANY_WORKLOAD.join(", ")),
-        Some("fault") => format!(" (any fault: {})", OF_ANY_FAULT.join(", ")),
-        _ => String::new(),
+/// What serde cannot know: the keys that every kind takes, and all kinds.
+fn hint(key: &str, message: &str) -> String {
+    let (shared, kinds) = match key.split('.').next() {
+        Some("workload") => (&OF_ANY_WORKLOAD[..], &["produce", "consume", "pull"][..]),
+        Some("fault") => (&OF_ANY_FAULT[..], &FAULTS[..]),
+        _ => return String::new(),
+    };
+    if message.starts_with("unknown field") {
+        format!(", or as everywhere {}", shared.join(", "))
+    } else if message.starts_with("missing field `kind`") {
+        format!(", allowed: {}", kinds.join(", "))
+    } else {
+        String::new()
     }
 }
 
@@ -155,13 +165,13 @@ fn with_nested_kinds(mut document: Spanned<DeTable<'_>>) -> Spanned<DeTable<'_>>
 }
 
 fn nest_kind(table: &mut DeTable<'_>, shared: &[&str], whole: std::ops::Range<usize>) {
-    let Some((key, kind)) = table.remove_entry("kind") else { return };
-    let at = kind.span();
-    let DeValue::String(kind) = kind.into_inner() else { return };
     let (kept, own) = std::mem::take(table)
         .into_iter()
         .partition(|(key, _)| shared.contains(&key.get_ref().as_ref()));
     *table = kept;
+    let Some((key, kind)) = table.remove_entry("kind") else { return };
+    let at = kind.span();
+    let DeValue::String(kind) = kind.into_inner() else { return };
     let mut nested = DeTable::new();
     nested.insert(Spanned::new(at.clone(), kind), Spanned::new(whole, DeValue::Table(own)));
     table.insert(key, Spanned::new(at, DeValue::Table(nested)));

@@ -1,0 +1,64 @@
+//! Words that scenarios may use and records count.
+
+use crate::scenario::FaultKind;
+
+/// Faults, as `kind`, `[chaos]`, `[expect]` and records write them.
+pub const FAULTS: [&str; 18] = [
+    "kill",
+    "power-loss",
+    "restart",
+    "pause",
+    "partition",
+    "latency",
+    "drop-connections",
+    "clock-jump",
+    "clock-drift",
+    "disk-full",
+    "disk-slow",
+    "disk-read-error",
+    "disk-write-error",
+    "disk-sync-error",
+    "bit-rot",
+    "misdirected-read",
+    "consumer-stall",
+    "consumer-slow",
+];
+
+/// What is counted besides faults: what clients saw (the first row of eight,
+/// from the history) and what brokers did (from the probe).
+#[rustfmt::skip]
+pub const MARKS: [&str; 17] = [
+    "send-ok", "send-refused", "send-unknown", "delivery", "redelivery", "ack", "nack", "rebalance",
+    "broker-start", "recovery", "refused-start", "store-stopped", "tail-cut", "segment-roll",
+    "segment-recycle", "expiry", "licensed-loss",
+];
+
+/// The families of failure stories and their last numbers.
+pub(crate) const STORIES: [(&str, u32); 7] =
+    [("L", 25), ("O", 4), ("D", 8), ("R", 7), ("T", 13), ("N", 7), ("P", 1)];
+
+impl FaultKind {
+    /// One of [`FAULTS`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            FaultKind::Kill(_) => "kill",
+            FaultKind::PowerLoss(_) => "power-loss",
+            FaultKind::Restart(_) => "restart",
+            FaultKind::Pause(_) => "pause",
+            FaultKind::Partition(_) => "partition",
+            FaultKind::Latency(_) => "latency",
+            FaultKind::DropConnections(_) => "drop-connections",
+            FaultKind::ClockJump(_) => "clock-jump",
+            FaultKind::ClockDrift(_) => "clock-drift",
+            FaultKind::DiskFull(_) => "disk-full",
+            FaultKind::DiskSlow(_) => "disk-slow",
+            FaultKind::DiskReadError(_) => "disk-read-error",
+            FaultKind::DiskWriteError(_) => "disk-write-error",
+            FaultKind::DiskSyncError(_) => "disk-sync-error",
+            FaultKind::BitRot(_) => "bit-rot",
+            FaultKind::MisdirectedRead(_) => "misdirected-read",
+            FaultKind::ConsumerStall(_) => "consumer-stall",
+            FaultKind::ConsumerSlow(_) => "consumer-slow",
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Each mistake is answered with file, line, key, what was found and what is
+//! allowed; and what is committed is right.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use insta::assert_snapshot;
+
+use super::*;
+
+const GOOD: &str = "
+name = 'good'
+seeds = [1, 7]
+run_for = '30s'
+settle = '10s'
+
+[cluster]
+topics = [{ name = 'orders', queues = 4 }]
+
+[[workload]]
+kind = 'produce'
+topic = 'orders'
+
+[[workload]]
+kind = 'consume'
+group = 'billing'
+topics = ['orders']
+members = 2
+
+[[fault]]
+at = '5s..10s'
+kind = 'kill'
+node = 'broker'
+restart_after = '1s'
+";
+
+const KILL: &str = "kind = 'kill'\nnode = 'broker'\nrestart_after = '1s'";
+
+/// What `parse` says each time one thing in the good file became another.
+fn refusals(mistakes: &[(&str, &str)]) -> String {
+    let refusal = |(good, bad): &(&str, &str)| {
+        assert!(GOOD.contains(good), "{good:?} is not in the good file");
+        parse("delivery/good.toml", &GOOD.replacen(good, bad, 1)).unwrap_err().to_string()
+    };
+    mistakes.iter().map(refusal).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_good_file_means_what_it_says() {
+    let scenario = parse("delivery/good.toml", GOOD).unwrap();
+    assert_eq!(scenario.area, "delivery");
+    assert_eq!(scenario.run_for, Duration::from_secs(30));
+    assert_eq!(scenario.faults[0].at, DurationRange::millis(5_000, 10_000));
+    let ids: Vec<String> = scenario.nodes().into_iter().map(|node| node.id).collect();
+    assert_eq!(
+        ids,
+        ["names-1", "broker-1", "producer-orders-1", "consumer-billing-1", "consumer-billing-2"]
+    );
+    assert_eq!(scenario.nodes_named("any-consumer").len(), 2);
+    assert_eq!(scenario.nodes_named("consumer-billing").len(), 2);
+    assert_eq!(scenario.nodes_named("leader"), ["broker-1"]);
+}
+
+#[test]
+fn what_is_written_wrong_is_named() {
+    let mistakes = [
+        ("[1, 7]", "[1, 7"),
+        ("seeds", "sedes"),
+        ("[cluster]", "[cluster]\nflush = 'maybe'"),
+        ("30s", "30 parsecs"),
+        ("5s..10s", "10s..5s"),
+        ("'produce'", "'publish'"),
+        ("restart_after", "restart_afer"),
+        ("kind = 'kill'\n", ""),
+        ("members = 2", "nack = 1.5"),
+    ];
+    assert_snapshot!(refusals(&mistakes), @r#"
+    delivery/good.toml:4: missing comma between array elements, expected `,`
+    delivery/good.toml:3: sedes: unknown field `sedes`, expected one of `name`, `story`, `area`, `seeds`, `run_for`, `settle`, `cluster`, `disk`, `network`, `clock`, `workload`, `fault`, `chaos`, `expect`
+    delivery/good.toml:8: cluster.flush: unknown variant `maybe`, expected `sync` or `async`
+    delivery/good.toml:4: run_for: `30 parsecs` is not a duration, allowed: a number and one of us, ms, s, m, h, as in "10s"
+    delivery/good.toml:21: fault.at: `10s..5s` runs backwards, allowed: two durations in ascending order
+    delivery/good.toml:11: workload.kind: unknown variant `publish`, expected one of `produce`, `consume`, `pull`
+    delivery/good.toml:24: fault.restart_afer: unknown field `restart_afer`, expected `node` or `restart_after`, or as everywhere kind, at, every, times
+    delivery/good.toml:20: fault: missing field `kind`, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, misdirected-read, consumer-stall, consumer-slow
+    delivery/good.toml:18: workload.nack: 1.5 is not a probability, allowed: 0.0 to 1.0
+    "#);
+}
+
+#[test]
+fn what_cannot_happen_is_refused() {
+    let mistakes = [
+        ("[1, 7]", "[]"),
+        ("queues = 4", "queues = 0"),
+        ("['orders']", "['order']"),
+        ("5s..10s", "5s..40s"),
+        ("'broker'", "'consumer-billing-3'"),
+        (KILL, "kind = 'restart'\nnode = 'broker'"),
+        (KILL, "kind = 'disk-full'\nnode = 'any-consumer'"),
+        (KILL, "kind = 'partition'\na = ['brokers']\nb = ['broker-1']"),
+        ("members = 2", "nack = 0.6\nnever_ack = 0.6"),
+        ("'produce'\ntopic = 'orders'", "'consume'\ntopics = ['orders']\ngroup = 'billing'"),
+        (KILL, "kind = 'pause'\nnode = 'broker'\ntimes = 2"),
+        ("restart_after", "[expect.at_least]\nkills = 1\n#"),
+        ("restart_after", "[expect.at_least]\npower-loss = 1\n#"),
+    ];
+    assert_snapshot!(refusals(&mistakes), @r#"
+    delivery/good.toml:3: seeds: is empty, allowed: at least one seed to pin
+    delivery/good.toml:8: cluster.topics.queues: found 0, allowed: 1 to 256
+    delivery/good.toml:17: workload.topics: `order` is no topic here, allowed: orders
+    delivery/good.toml:21: fault.at: 40s is after the end, allowed: before run_for (30s)
+    delivery/good.toml:23: fault.node: `consumer-billing-3` is no node here, allowed: broker-1, consumer-billing-1, consumer-billing-2, names-1, producer-orders-1, any-name, any-broker, any-client
+    delivery/good.toml:23: fault.node: nothing stops `broker` before 5s..10s, allowed: a node that an earlier kill or power-loss without restart_after stopped
+    delivery/good.toml:23: fault.node: `any-consumer` is not a node that this can strike, allowed: broker-1, any-broker
+    delivery/good.toml:24: fault.b: ["broker-1"] may be on both sides, allowed: each node on one side
+    delivery/good.toml:19: workload.never_ack: nack 0.6 and never_ack 0.6 share the deliveries, allowed: a sum up to 1.0
+    delivery/good.toml:15: workload: `consumer-billing` is there twice, allowed: once; give one of them a `name`
+    delivery/good.toml:24: fault.times: needs `every`: how long from one to the next
+    delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, misdirected-read, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, delivery, redelivery, ack, nack, rebalance, broker-start, recovery, refused-start, store-stopped, tail-cut, segment-roll, segment-recycle, expiry, licensed-loss
+    delivery/good.toml:25: expect.at_least.power-loss: can never happen: no fault is of this kind, allowed: kill
+    "#);
+}
+
+#[test]
+fn what_is_committed_is_valid_and_says_why() {
+    let scenarios = load_dir(&committed_dir()).unwrap_or_else(|error| panic!("{error}"));
+    let mut stories = BTreeSet::new();
+    for scenario in &scenarios {
+        let Scenario { file, about, story, expect, seeds, .. } = scenario;
+        assert!(!about.is_empty(), "{file} does not begin with its story");
+        assert!(!story.is_empty(), "{file} names no failure story");
+        assert!(!expect.at_least.is_empty(), "{file} is content when nothing happens");
+        assert!((3..=5).contains(&seeds.len()), "{file} pins {} seeds", seeds.len());
+        stories.extend(story.iter().map(String::as_str));
+    }
+    for story in [
+        "L1", "L2", "L3", "L11", "L12", "L14", "O1", "O3", "D1", "D2", "D3", "D6", "R1", "N1", "N2",
+    ] {
+        assert!(stories.contains(story), "no scenario recreates {story}");
+    }
+}
