@@ -23,7 +23,7 @@ use toml::{
 };
 
 pub use error::ScenarioError;
-pub use names::{FAULTS, MARKS};
+pub use names::{FAULTS, MARKS, RECOVERABLE};
 pub use node::{Node, Role};
 pub use scenario::*;
 pub use value::{DurationRange, SizeRange};

@@ -24,13 +24,30 @@ pub const FAULTS: [&str; 18] = [
     "consumer-slow",
 ];
 
-/// What is counted besides faults: what clients saw (the first row of eight,
-/// from the history) and what brokers did (from the probe).
+/// Faults that a run survives whenever they strike; `[chaos]` draws from them.
+pub const RECOVERABLE: [&str; 13] = [
+    "kill",
+    "power-loss",
+    "pause",
+    "partition",
+    "latency",
+    "drop-connections",
+    "clock-jump",
+    "clock-drift",
+    "disk-full",
+    "disk-slow",
+    "disk-sync-error",
+    "consumer-stall",
+    "consumer-slow",
+];
+
+/// What is counted besides faults: what clients saw (the first row), and what
+/// happened inside machines.
 #[rustfmt::skip]
-pub const MARKS: [&str; 17] = [
+pub const MARKS: [&str; 20] = [
     "send-ok", "send-refused", "send-unknown", "delivery", "redelivery", "ack", "nack", "rebalance",
-    "broker-start", "recovery", "refused-start", "store-stopped", "tail-cut", "segment-roll",
-    "segment-recycle", "expiry", "licensed-loss",
+    "broker-start", "recovery", "refused-start", "store-stopped", "sync-failed", "no-room",
+    "torn-page", "tail-cut", "segment-roll", "segment-recycle", "expiry", "licensed-loss",
 ];
 
 /// The families of failure stories and their last numbers.

@@ -341,8 +341,8 @@ pub enum FaultKind {
     DiskFull(Lasting),
     DiskSlow(DiskSlow),
     DiskReadError(Counted),
-    DiskWriteError(Counted),
-    DiskSyncError(Counted),
+    DiskWriteError(StoreFailure),
+    DiskSyncError(StoreFailure),
     BitRot(BitRot),
     MisdirectedRead(Counted),
     ConsumerStall(Lasting),
@@ -438,6 +438,22 @@ pub struct Counted {
     pub count: u32,
 }
 
+/// A failed write or sync stops the store for good (L2), so somebody has to
+/// turn the machine off and on again.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreFailure {
+    pub node: String,
+    #[serde(default = "one")]
+    pub count: u32,
+    #[serde(default = "soon")]
+    pub reboot_after: DurationRange,
+}
+
+fn soon() -> DurationRange {
+    DurationRange::millis(1_000, 3_000)
+}
+
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BitRot {
@@ -452,7 +468,7 @@ pub struct BitRot {
 #[serde(deny_unknown_fields)]
 pub struct ConsumerSlow {
     pub node: String,
-    /// What the work on each message takes while it is slow.
+    /// What the work on each message takes while it is slow, drawn once.
     pub work: DurationRange,
     #[serde(rename = "for")]
     pub lasts: Option<DurationRange>,

@@ -115,8 +115,8 @@ fn what_cannot_happen_is_refused() {
     delivery/good.toml:19: workload.never_ack: nack 0.6 and never_ack 0.6 share the deliveries, allowed: a sum up to 1.0
     delivery/good.toml:15: workload: `consumer-billing` is there twice, allowed: once; give one of them a `name`
     delivery/good.toml:24: fault.times: needs `every`: how long from one to the next
-    delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, misdirected-read, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, delivery, redelivery, ack, nack, rebalance, broker-start, recovery, refused-start, store-stopped, tail-cut, segment-roll, segment-recycle, expiry, licensed-loss
-    delivery/good.toml:25: expect.at_least.power-loss: can never happen: no fault is of this kind, allowed: kill
+    delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, misdirected-read, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, delivery, redelivery, ack, nack, rebalance, broker-start, recovery, refused-start, store-stopped, sync-failed, no-room, torn-page, tail-cut, segment-roll, segment-recycle, expiry, licensed-loss
+    delivery/good.toml:25: expect.at_least.power-loss: can never happen: no fault is of this kind, allowed: kill, restart
     "#);
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use crate::{
-    names::{FAULTS, MARKS, STORIES},
+    names::{FAULTS, MARKS, RECOVERABLE, STORIES},
     scenario::*,
 };
 
@@ -196,10 +196,11 @@ fn check_fault(scenario: &Scenario, index: usize) -> Checked {
         FaultKind::ClockDrift(drift) => node(&drift.node, ANYONE),
         FaultKind::DiskFull(full) => node(&full.node, WITH_DISK),
         FaultKind::DiskSlow(slow) => node(&slow.node, WITH_DISK),
-        FaultKind::DiskReadError(error)
-        | FaultKind::DiskWriteError(error)
-        | FaultKind::DiskSyncError(error)
-        | FaultKind::MisdirectedRead(error) => {
+        FaultKind::DiskReadError(error) | FaultKind::MisdirectedRead(error) => {
+            within(&key("count"), error.count, 1..=1000)?;
+            node(&error.node, WITH_DISK)
+        }
+        FaultKind::DiskWriteError(error) | FaultKind::DiskSyncError(error) => {
             within(&key("count"), error.count, 1..=1000)?;
             node(&error.node, WITH_DISK)
         }
@@ -264,23 +265,6 @@ fn sides(scenario: &Scenario, index: usize, a: &[String], b: &[String]) -> Check
     })
 }
 
-/// Faults that a run survives whenever they strike; the others need a plan.
-pub(crate) const RECOVERABLE: [&str; 13] = [
-    "kill",
-    "power-loss",
-    "pause",
-    "partition",
-    "latency",
-    "drop-connections",
-    "clock-jump",
-    "clock-drift",
-    "disk-full",
-    "disk-slow",
-    "disk-sync-error",
-    "consumer-stall",
-    "consumer-slow",
-];
-
 fn check_chaos(scenario: &Scenario) -> Checked {
     let Some(chaos) = &scenario.chaos else { return Ok(()) };
     within("chaos.kinds", chaos.kinds.len(), 1..=100)?;
@@ -303,12 +287,19 @@ fn check_expect(scenario: &Scenario) -> Checked {
     ensure(scenario.expect.isolation_factor >= 1.0, "expect.isolation_factor", || {
         format!("found {}, allowed: at least 1.0", scenario.expect.isolation_factor)
     })?;
-    let planned: BTreeSet<&str> = scenario
+    let mut planned: BTreeSet<&str> = scenario
         .faults
         .iter()
         .map(|fault| fault.kind.name())
         .chain(scenario.chaos.iter().flat_map(|chaos| chaos.kinds.iter().map(String::as_str)))
         .collect();
+    // A failed store is power-cycled, and what stops starts again.
+    if planned.contains("disk-sync-error") || planned.contains("disk-write-error") {
+        planned.insert("power-loss");
+    }
+    if planned.contains("kill") || planned.contains("power-loss") {
+        planned.insert("restart");
+    }
     for (what, count) in &scenario.expect.at_least {
         let key = format!("expect.at_least.{what}");
         let what = what.as_str();
@@ -320,11 +311,7 @@ fn check_expect(scenario: &Scenario) -> Checked {
             )
         })?;
         within(&key, *count, 1..=u64::from(u32::MAX))?;
-        // Every stopped node starts again, at the latest when all is healed.
-        let stops = planned.contains("kill") || planned.contains("power-loss");
-        let can_happen = MARKS.contains(&what)
-            || planned.contains(what)
-            || (what == "restart" && (stops || planned.contains("disk-sync-error")));
+        let can_happen = MARKS.contains(&what) || planned.contains(what);
         ensure(can_happen, &key, || {
             let planned: Vec<&str> = planned.iter().copied().collect();
             format!("can never happen: no fault is of this kind, allowed: {}", planned.join(", "))

@@ -4,6 +4,9 @@
 //! `producer-orders-1`, `consumer-billing-2`), never by raw draws.
 
 mod apply;
+mod chaos;
+pub mod plan;
+mod text;
 
 pub use apply::{Handlers, UnknownNode, apply};
 use serde::{Deserialize, Serialize};
