@@ -6,3 +6,4 @@ pub mod fault;
 pub mod history;
 pub mod logging;
 pub mod world;
+pub mod oracle;

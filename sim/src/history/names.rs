@@ -2,7 +2,7 @@
 //! Ids are handed out in order of first mention, so that an oracle can keep its
 //! state in plain vectors and two runs of one seed number everything alike.
 
-use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,12 @@ dense! {
     /// One start of a handler with one message.
     DeliveryId
     FaultId
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "m{}", self.number())
+    }
 }
 
 /// Where a shard lives.
@@ -116,10 +122,6 @@ impl<T: Clone + Ord> Table<T> {
         self.all.push(name.clone());
         self.places.insert(name, self.all.len() - 1);
         self.all.len() - 1
-    }
-
-    pub fn as_slice(&self) -> &[T] {
-        &self.all
     }
 }
 
@@ -204,7 +206,27 @@ impl Names {
         self.members.all[member.index()]
     }
 
-    pub fn lanes(&self) -> usize {
-        self.lanes.all.len()
+    /// `orders/0@broker-1`.
+    pub fn text_of_shard(&self, shard: ShardId) -> String {
+        let name = self.of_shard(shard);
+        format!("{}/{}@{}", self.of_topic(name.topic), name.queue, self.of_lane(name.broker))
+    }
+
+    /// `orders/0@broker-1[17]`.
+    pub fn text_of_slot(&self, shard: ShardId, offset: u64) -> String {
+        format!("{}[{offset}]", self.text_of_shard(shard))
+    }
+
+    /// Every lane, in the order of its first mention.
+    pub fn lanes(&self) -> &[Arc<str>] {
+        &self.lanes.all
+    }
+
+    pub fn shards(&self) -> &[ShardName] {
+        &self.shards.all
+    }
+
+    pub fn members(&self) -> &[MemberName] {
+        &self.members.all
     }
 }

@@ -189,9 +189,7 @@ impl Story<'_> {
     }
 
     fn shard(&self, f: &mut fmt::Formatter<'_>, shard: ShardId) -> fmt::Result {
-        let name = self.names.of_shard(shard);
-        let (topic, broker) = (self.names.of_topic(name.topic), self.names.of_lane(name.broker));
-        write!(f, "{topic}/{}@{broker}", name.queue)
+        f.write_str(&self.names.text_of_shard(shard))
     }
 
     fn slot(&self, f: &mut fmt::Formatter<'_>, shard: ShardId, offset: u64) -> fmt::Result {

@@ -1,0 +1,75 @@
+//! A member gets what its subscription asks for and nothing else; in
+//! broadcasting, every member gets all of it.
+
+use super::{Facts, Oracle, Verdict, Violation};
+use crate::history::{Event, EventKind, MemberId, MessageId, Mode, Names, ShardId, TagId};
+
+#[derive(Debug, Default)]
+pub struct BroadcastAndFilter;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Breach {
+    /// Delivered against the subscription.
+    Unwanted { member: MemberId, shard: ShardId, offset: u64, tag: Option<TagId> },
+    /// A member of a broadcasting group never got it.
+    Missed { member: MemberId, message: MessageId, shard: ShardId, offset: u64 },
+}
+
+impl Oracle for BroadcastAndFilter {
+    fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        let EventKind::Delivered { member, shard, queue_offset, message, tag, .. } = &event.kind
+        else {
+            return Ok(());
+        };
+        let subscribed = facts.member(*member);
+        // By the tag that was sent: what was delivered as is another promise.
+        let sent = message.and_then(|message| facts.message(message));
+        let sent_tag = sent.map_or(*tag, |sent| sent.tag);
+        if subscribed.started.is_none() || subscribed.wants(facts.shard(*shard).topic, sent_tag) {
+            return Ok(());
+        }
+        let (member, shard, offset) = (*member, *shard, *queue_offset);
+        let breach = Breach::Unwanted { member, shard, offset, tag: sent_tag };
+        Err(Violation::new(breach, facts, sent.map(|sent| sent.begun)))
+    }
+
+    fn finish(&mut self, facts: &Facts) -> Verdict {
+        if facts.quiesced.is_none() || !facts.context.recovers {
+            return Ok(());
+        }
+        let broadcasting = facts.readers.iter().filter(|reader| reader.mode == Mode::Broadcasting);
+        for reader in broadcasting.filter(|reader| facts.is_able(reader)) {
+            let missed = facts
+                .all_messages()
+                .filter(|(id, _)| !reader.delivered.contains(id.index()))
+                .find_map(|(id, message)| Some((id, facts.owed(reader, message)?)));
+            let Some((message, place)) = missed else { continue };
+            let member = reader.members[0];
+            let (shard, offset) = (place.shard, place.offset);
+            let breach = Breach::Missed { member, message, shard, offset };
+            return Err(Violation::new(breach, facts, [place.event]));
+        }
+        Ok(())
+    }
+}
+
+impl Breach {
+    pub fn tell(&self, names: &Names) -> String {
+        let who = |member: &MemberId| {
+            let name = names.of_member(*member);
+            format!("{} of {}", names.of_lane(name.client), names.of_group(name.group))
+        };
+        match self {
+            Breach::Unwanted { member, shard, offset, tag } => {
+                let slot = names.text_of_slot(*shard, *offset);
+                let tag =
+                    tag.map_or("no tag".to_owned(), |tag| format!("tag {}", names.of_tag(tag)));
+                format!("{} got {slot} with {tag}, which it did not subscribe to", who(member))
+            }
+            Breach::Missed { member, message, shard, offset } => {
+                let slot = names.text_of_slot(*shard, *offset);
+                format!("{} never got {message} from {slot}, as every member should", who(member))
+            }
+        }
+    }
+}

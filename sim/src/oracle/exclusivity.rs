@@ -1,0 +1,104 @@
+//! One owner per shard and group. There are no locks at the broker yet, so two
+//! members may overlap while the group rebalances, and while a fault keeps the
+//! old owner from hearing of it.
+
+use super::{Facts, Oracle, Verdict, Violation};
+use crate::history::{Event, EventKind, MemberId, Mode, Names, ShardId};
+
+#[derive(Debug, Default)]
+pub struct Exclusivity;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Breach {
+    /// The shard has had another owner for longer than a rebalance takes.
+    TwoOwners {
+        member: MemberId,
+        owner: MemberId,
+        shard: ShardId,
+        for_micros: u64,
+    },
+    /// The member itself gave the shard up longer ago.
+    AfterRelease {
+        member: MemberId,
+        shard: ShardId,
+        for_micros: u64,
+    },
+    NeverAssigned {
+        member: MemberId,
+        shard: ShardId,
+    },
+}
+
+impl Oracle for Exclusivity {
+    fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        let EventKind::Delivered { member, shard, .. } = &event.kind else { return Ok(()) };
+        let (id, shard) = (*member, *shard);
+        let member = facts.member(id);
+        let Some(reader) = facts.reader_of(id).filter(|r| r.mode == Mode::Clustering) else {
+            return Ok(());
+        };
+        let grace = match reader.orderly {
+            true => facts.context.orderly_rebalance,
+            false => facts.context.rebalance,
+        };
+
+        let owner = reader.progress(shard).and_then(|progress| progress.owner);
+        if let Some((owner, since, assigned)) = owner.filter(|(owner, ..)| *owner != id) {
+            let for_micros = event.at - since;
+            if facts.member(owner).owns.contains(&shard)
+                && for_micros > grace
+                && facts.calm_for(grace)
+            {
+                let breach = Breach::TwoOwners { member: id, owner, shard, for_micros };
+                return Err(Violation::new(breach, facts, [assigned]));
+            }
+        }
+        let Some(reading) = member.reading(shard) else {
+            // A client that assigns itself nothing (a pull consumer) owns what it reads.
+            return match member.owns.is_empty() {
+                true => Ok(()),
+                false => {
+                    Err(Violation::new(Breach::NeverAssigned { member: id, shard }, facts, []))
+                }
+            };
+        };
+        let released = reading.released.map(|at| event.at - at).filter(|ago| *ago > grace);
+        if let Some(for_micros) = released {
+            let breach = Breach::AfterRelease { member: id, shard, for_micros };
+            return Err(Violation::new(breach, facts, [reading.since]));
+        }
+        Ok(())
+    }
+}
+
+impl Breach {
+    pub fn tell(&self, names: &Names) -> String {
+        let who = |member: &MemberId| {
+            let name = names.of_member(*member);
+            format!("{} of {}", names.of_lane(name.client), names.of_group(name.group))
+        };
+        let millis = |micros: &u64| micros / 1000;
+        match self {
+            Breach::TwoOwners { member, owner, shard, for_micros } => format!(
+                "{} handles {}, which has belonged to {} for {} ms",
+                who(member),
+                names.text_of_shard(*shard),
+                who(owner),
+                millis(for_micros)
+            ),
+            Breach::AfterRelease { member, shard, for_micros } => format!(
+                "{} handles {}, which it gave up {} ms ago",
+                who(member),
+                names.text_of_shard(*shard),
+                millis(for_micros)
+            ),
+            Breach::NeverAssigned { member, shard } => {
+                format!(
+                    "{} handles {}, which it never had",
+                    who(member),
+                    names.text_of_shard(*shard)
+                )
+            }
+        }
+    }
+}

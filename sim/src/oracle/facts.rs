@@ -1,0 +1,503 @@
+//! What is known of a run so far, folded once from the history so that each
+//! oracle need only say what must hold. An oracle sees the facts as they were
+//! before the event it judges.
+
+use std::ops::Range;
+
+use super::{
+    Context,
+    sparse::{Bits, Sparse},
+};
+use crate::history::{
+    DeliveryId, FaultId, FaultKind, From, GroupId, KeyId, LaneId, MemberId, MemberName,
+    MemberStarted, MessageId, Mode, Names, OpId, Pace, ShardId, ShardName, Stop, TagId, TopicId,
+};
+
+/// The place of an event in the history, from zero.
+pub type EventIndex = u32;
+
+/// Where and when something was stored or seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub event: EventIndex,
+    pub at: u64,
+    pub shard: ShardId,
+    pub offset: u64,
+    pub position: Option<u64>,
+}
+
+#[derive(Debug)]
+pub struct Message {
+    pub begun: EventIndex,
+    pub begun_at: u64,
+    pub producer: LaneId,
+    pub topic: TopicId,
+    pub shard: Option<ShardId>,
+    pub key: Option<KeyId>,
+    pub tag: Option<TagId>,
+    pub body_hash: u32,
+    /// Operations not answered yet. One-way sends are never open.
+    pub open: u32,
+    /// Some operation's outcome will never be known.
+    pub unknown: bool,
+    pub refused: Option<EventIndex>,
+    /// The first answer that promised what the mode promises.
+    pub ok: Option<Place>,
+    /// The first delivery to anybody.
+    pub seen: Option<Place>,
+    /// Slots it is known to fill, and requests that may have filled one.
+    pub copies: u32,
+    pub tries: u32,
+    /// The recovery that cut it off the log.
+    pub lost: Option<EventIndex>,
+}
+
+impl Message {
+    /// The first proof that it was stored.
+    pub fn stored(&self) -> Option<Place> {
+        match (self.ok, self.seen) {
+            (Some(ok), Some(seen)) if seen.event < ok.event => Some(seen),
+            (ok, seen) => ok.or(seen),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Op {
+    pub message: MessageId,
+    pub begun: EventIndex,
+    pub begun_at: u64,
+    pub answered: bool,
+}
+
+/// One (shard, queue offset).
+#[derive(Debug, Default)]
+pub struct Slot {
+    pub message: Option<MessageId>,
+    pub known_by: EventIndex,
+    /// The recovery that cut it off the log.
+    pub lost: Option<EventIndex>,
+}
+
+#[derive(Debug)]
+pub struct Delivery {
+    pub event: EventIndex,
+    pub at: u64,
+    pub member: MemberId,
+    pub shard: ShardId,
+    pub offset: u64,
+    pub message: Option<MessageId>,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Open,
+    Acked,
+    Nacked,
+    Forgotten,
+}
+
+/// Who reads a shard with one cursor: a group, or in broadcasting each member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReaderId(pub(super) usize);
+
+impl ReaderId {
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Debug)]
+pub struct Reader {
+    pub group: GroupId,
+    pub mode: Mode,
+    pub orderly: bool,
+    pub from: From,
+    pub members: Vec<MemberId>,
+    pub delivered: Bits,
+    pub acked: Bits,
+    pub(super) progress: Vec<Option<Box<Progress>>>,
+}
+
+impl Reader {
+    pub fn progress(&self, shard: ShardId) -> Option<&Progress> {
+        self.progress.get(shard.index())?.as_deref()
+    }
+
+    pub(super) fn progress_mut(&mut self, shard: ShardId) -> &mut Progress {
+        grown(&mut self.progress, shard.index()).get_or_insert_default()
+    }
+
+    /// The shards it was ever assigned or got anything from.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Progress)> {
+        let all = self.progress.iter().enumerate();
+        all.filter_map(|(i, progress)| Some((ShardId::at(i), progress.as_deref()?)))
+    }
+}
+
+/// What a reader has done with a shard.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Where it first read from, or where a later reset moved it forward to.
+    pub start: Option<u64>,
+    /// Where a reset moved it forward to.
+    pub moved_to: Option<u64>,
+    /// The highest offset delivered, and by which event.
+    pub high: Option<(u64, EventIndex)>,
+    /// The last time that somebody moved it backwards on purpose.
+    pub reset: Option<EventIndex>,
+    /// How often a member began to read it.
+    pub readings: u32,
+    /// The owner that was assigned last, and when.
+    pub owner: Option<(MemberId, u64, EventIndex)>,
+    /// A handler forgot a message of this shard.
+    pub forgotten: Option<u64>,
+    pub(super) seen: Sparse<Seen>,
+}
+
+impl Progress {
+    pub fn seen(&self, offset: u64) -> Option<&Seen> {
+        self.seen.get(offset).filter(|seen| seen.deliveries > 0)
+    }
+}
+
+/// What a reader has done with a slot.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub deliveries: u32,
+    pub nacks: u32,
+    pub acked: bool,
+    pub forgotten: bool,
+    /// The latest delivery.
+    pub last: Option<DeliveryId>,
+}
+
+#[derive(Debug, Default)]
+pub struct Member {
+    pub started: Option<MemberStarted>,
+    pub reader: Option<ReaderId>,
+    pub alive: bool,
+    pub paced: Option<Pace>,
+    pub owns: Box<[ShardId]>,
+    pub(super) readings: Vec<Option<Reading>>,
+}
+
+impl Member {
+    pub fn reading(&self, shard: ShardId) -> Option<&Reading> {
+        self.readings.get(shard.index())?.as_ref()
+    }
+
+    pub fn is_paced(&self) -> bool {
+        self.paced.is_some_and(|pace| pace != Pace::Normal)
+    }
+
+    /// Whether its subscription asks for this.
+    pub fn wants(&self, topic: TopicId, tag: Option<TagId>) -> bool {
+        self.started.as_ref().is_some_and(|started| {
+            started.subscriptions.iter().any(|s| {
+                s.topic == topic
+                    && (s.tags.is_empty() || tag.is_some_and(|tag| s.tags.contains(&tag)))
+            })
+        })
+    }
+}
+
+/// One stretch of a member reading a shard, from when it got the shard or was
+/// told where to read from.
+#[derive(Debug)]
+pub struct Reading {
+    pub since: EventIndex,
+    pub assigned: EventIndex,
+    pub start: Option<u64>,
+    pub high: Option<(u64, EventIndex)>,
+    pub last: Option<DeliveryId>,
+    /// When it lost the shard again.
+    pub released: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Node {
+    pub life: u32,
+    pub up: bool,
+    pub down_by: Option<Stop>,
+    pub durable: Option<u64>,
+    pub stopped: Option<EventIndex>,
+    pub power_losses: Vec<(u64, EventIndex)>,
+    /// In this life.
+    pub sync_failed: Option<EventIndex>,
+    pub started: Option<EventIndex>,
+    pub recovered: Option<EventIndex>,
+    /// Its disk has been damaged in a way that no sync guards against.
+    pub damaged: Option<EventIndex>,
+    pub(super) log: Vec<Stretch>,
+}
+
+/// A slot by its place in the log, and the highest place before it, itself
+/// included: answers do not arrive quite in log order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    pub(super) position: u64,
+    pub(super) highest: u64,
+    pub(super) shard: ShardId,
+    pub(super) offset: u64,
+}
+
+#[derive(Debug)]
+pub struct ActiveFault {
+    pub fault: FaultId,
+    pub kind: FaultKind,
+    pub lanes: Vec<LaneId>,
+    pub event: EventIndex,
+    /// When it was last disturbed before this.
+    pub before: u64,
+}
+
+pub struct Facts {
+    pub context: Context,
+    /// The event under judgement, and its time.
+    pub index: EventIndex,
+    pub now: u64,
+    pub messages: Vec<Option<Message>>,
+    pub ops: Vec<Option<Op>>,
+    pub deliveries: Vec<Option<Delivery>>,
+    pub readers: Vec<Reader>,
+    pub faults: Vec<ActiveFault>,
+    pub chaos_ended: Option<(u64, EventIndex)>,
+    pub quiesced: Option<EventIndex>,
+    /// The last time that anything but traffic happened: a fault began or
+    /// ended, a node or a member came or went.
+    pub disturbed: (u64, EventIndex),
+    pub(super) members: Vec<Member>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) slots: Vec<Sparse<Slot>>,
+    /// Per shard: offsets below this have expired.
+    pub(super) expired: Vec<(u64, EventIndex)>,
+    /// When a broker's topic got which new queues, after its first ones.
+    pub(super) sizes: Vec<(LaneId, TopicId, u32)>,
+    pub(super) grown: Vec<(LaneId, TopicId, Range<u32>, EventIndex)>,
+    /// When a group first had a committed offset in a topic.
+    pub(super) committed: Vec<(GroupId, TopicId, EventIndex)>,
+    pub(super) shards: Vec<ShardName>,
+    pub(super) member_names: Vec<MemberName>,
+}
+
+impl Facts {
+    pub fn new(context: Context) -> Facts {
+        Facts {
+            context,
+            index: 0,
+            now: 0,
+            messages: Vec::new(),
+            ops: Vec::new(),
+            deliveries: Vec::new(),
+            readers: Vec::new(),
+            faults: Vec::new(),
+            chaos_ended: None,
+            quiesced: None,
+            disturbed: (0, 0),
+            members: Vec::new(),
+            nodes: Vec::new(),
+            slots: Vec::new(),
+            expired: Vec::new(),
+            sizes: Vec::new(),
+            grown: Vec::new(),
+            committed: Vec::new(),
+            shards: Vec::new(),
+            member_names: Vec::new(),
+        }
+    }
+
+    /// Makes room for what has been named since.
+    pub fn learn(&mut self, names: &Names) {
+        self.shards.extend_from_slice(&names.shards()[self.shards.len()..]);
+        self.member_names.extend_from_slice(&names.members()[self.member_names.len()..]);
+        self.slots.resize_with(self.shards.len(), Sparse::default);
+        self.expired.resize(self.shards.len(), (0, 0));
+        self.members.resize_with(self.member_names.len(), Member::default);
+        self.nodes.resize_with(names.lanes().len(), Node::default);
+    }
+
+    pub fn message(&self, message: MessageId) -> Option<&Message> {
+        self.messages.get(message.index())?.as_ref()
+    }
+
+    pub fn op(&self, op: OpId) -> Option<&Op> {
+        self.ops.get(op.index())?.as_ref()
+    }
+
+    pub fn message_of(&self, op: OpId) -> Option<&Message> {
+        self.message(self.op(op)?.message)
+    }
+
+    pub fn delivery(&self, delivery: DeliveryId) -> Option<&Delivery> {
+        self.deliveries.get(delivery.index())?.as_ref()
+    }
+
+    pub fn slot(&self, shard: ShardId, offset: u64) -> Option<&Slot> {
+        self.slots[shard.index()].get(offset)
+    }
+
+    pub fn is_expired(&self, shard: ShardId, offset: u64) -> bool {
+        offset < self.expired(shard).0
+    }
+
+    /// Offsets below this have expired, and which event said so.
+    pub fn expired(&self, shard: ShardId) -> (u64, EventIndex) {
+        self.expired[shard.index()]
+    }
+
+    pub fn shard(&self, shard: ShardId) -> ShardName {
+        self.shards[shard.index()]
+    }
+
+    pub fn node(&self, lane: LaneId) -> &Node {
+        &self.nodes[lane.index()]
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = (LaneId, &Node)> {
+        let all = self.nodes.iter().enumerate();
+        all.filter(|(_, node)| node.life > 0).map(|(i, node)| (LaneId::at(i), node))
+    }
+
+    /// The broker that holds a shard.
+    pub fn broker_of(&self, shard: ShardId) -> &Node {
+        self.node(self.shard(shard).broker)
+    }
+
+    pub fn member(&self, member: MemberId) -> &Member {
+        &self.members[member.index()]
+    }
+
+    pub fn group_of(&self, member: MemberId) -> GroupId {
+        self.member_names[member.index()].group
+    }
+
+    pub fn reader(&self, reader: ReaderId) -> &Reader {
+        &self.readers[reader.0]
+    }
+
+    pub fn reader_of(&self, member: MemberId) -> Option<&Reader> {
+        Some(self.reader(self.member(member).reader?))
+    }
+
+    pub fn clustering(&self, group: GroupId) -> Option<&Reader> {
+        self.readers.iter().find(|r| r.mode == Mode::Clustering && r.group == group)
+    }
+
+    /// Whether every living member of the reader asks for this. Members of a
+    /// group that disagree (L15) owe only what all of them ask for.
+    pub fn wants(&self, reader: &Reader, topic: TopicId, tag: Option<TagId>) -> bool {
+        let mut living = self.living(reader).peekable();
+        living.peek().is_some() && living.all(|member| member.wants(topic, tag))
+    }
+
+    pub fn living<'a>(&'a self, reader: &'a Reader) -> impl Iterator<Item = &'a Member> {
+        reader.members.iter().map(|m| self.member(*m)).filter(|m| m.alive)
+    }
+
+    /// Whether the reader could have worked through everything by now.
+    pub fn is_able(&self, reader: &Reader) -> bool {
+        let mut living = self.living(reader).peekable();
+        living.peek().is_some() && living.all(|member| member.paced != Some(Pace::Stalled))
+    }
+
+    /// Whether nothing but traffic has happened for this long, stalled and
+    /// slow handlers aside.
+    pub fn calm_for(&self, micros: u64) -> bool {
+        let handlers = [FaultKind::ConsumerStall, FaultKind::ConsumerSlow];
+        self.faults.iter().all(|fault| handlers.contains(&fault.kind))
+            && self.now - self.disturbed.0 >= micros
+    }
+
+    pub fn all_messages(&self) -> impl Iterator<Item = (MessageId, &Message)> {
+        let all = self.messages.iter().enumerate();
+        all.filter_map(|(i, message)| Some((MessageId::at(i), message.as_ref()?)))
+    }
+
+    pub fn all_ops(&self) -> impl Iterator<Item = (OpId, &Op)> {
+        let all = self.ops.iter().enumerate();
+        all.filter_map(|(i, op)| Some((OpId::at(i), op.as_ref()?)))
+    }
+
+    /// Where a reader must find this message in the end, if it must.
+    pub fn owed(&self, reader: &Reader, message: &Message) -> Option<Place> {
+        let place = message.stored()?;
+        let (shard, offset) = (place.shard, place.offset);
+        let progress = reader.progress(shard);
+        let forgotten = progress.is_some_and(|progress| match progress.forgotten {
+            // An orderly shard stands still behind a message without an answer.
+            Some(first) if reader.orderly => first <= offset,
+            Some(_) => progress.seen(offset).is_some_and(|seen| seen.forgotten),
+            None => false,
+        });
+        let owed = self.wants(reader, message.topic, message.tag)
+            && self.starts_at(reader, shard).is_some_and(|start| start <= offset)
+            && !forgotten
+            && !self.is_expired(shard, offset)
+            && (self.context.may_lose_nothing || !self.may_be_lost(message));
+        owed.then_some(place)
+    }
+
+    /// From where on a reader is owed a shard, if that is known.
+    pub fn starts_at(&self, reader: &Reader, shard: ShardId) -> Option<u64> {
+        let name = self.shard(shard);
+        let joined = self.grown.iter().find(|(broker, topic, queues, _)| {
+            (*broker, *topic) == (name.broker, name.topic) && queues.contains(&name.queue)
+        });
+        let committed = self
+            .committed
+            .iter()
+            .find(|(group, topic, _)| (*group, *topic) == (reader.group, name.topic));
+        // A queue younger than the group's progress is read from its start (L14).
+        let is_young = matches!((joined, committed), (Some(j), Some(c)) if c.2 < j.3);
+        if reader.from == From::First || is_young {
+            let moved = reader.progress(shard).and_then(|progress| progress.moved_to);
+            return Some(moved.unwrap_or(0));
+        }
+        reader.progress(shard)?.start
+    }
+
+    /// The slots of a broker's log at and after this position.
+    pub fn log_from(
+        &self,
+        broker: LaneId,
+        position: u64,
+    ) -> impl Iterator<Item = (u64, ShardId, u64)> {
+        let log = self.node(broker).log.iter().rev();
+        log.take_while(move |s| s.highest >= position)
+            .filter(move |s| s.position >= position)
+            .map(|s| (s.position, s.shard, s.offset))
+    }
+
+    /// Whether power loss under async flush excuses that this is gone.
+    pub fn may_be_lost(&self, message: &Message) -> bool {
+        let Some(stored) = message.stored() else { return true };
+        let broker = self.broker_of(stored.shard);
+        // The recovered log says exactly what is gone; the clock only roughly.
+        let is_known = stored.position.is_some()
+            && broker.recovered.is_some_and(|recovered| {
+                recovered > stored.event
+                    && broker.power_losses.last().is_some_and(|(_, lost)| *lost < recovered)
+            });
+        let at_risk = || self.was_at_risk(message, stored.shard, stored.at);
+        message.lost.is_some() || (!is_known && at_risk())
+    }
+
+    /// Whether it may have been unsynced when the power of its broker failed:
+    /// under async flush, stored no longer before than the flush interval.
+    pub fn was_at_risk(&self, message: &Message, shard: ShardId, stored_by: u64) -> bool {
+        !self.context.sync_flush
+            && self.broker_of(shard).power_losses.iter().any(|(at, _)| {
+                message.begun_at <= *at && stored_by >= at.saturating_sub(self.context.flush_window)
+            })
+    }
+}
+
+/// The element at `index` of a vector that grows to hold it.
+pub(super) fn grown<T>(all: &mut Vec<Option<T>>, index: usize) -> &mut Option<T> {
+    if all.len() <= index {
+        all.resize_with(index + 1, || None);
+    }
+    &mut all[index]
+}

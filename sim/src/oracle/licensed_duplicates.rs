@@ -1,0 +1,92 @@
+//! Every extra copy has a cause. Within one stretch of reading, only a nack
+//! brings a message back; a new stretch (a rebalance, a crash, a reset) brings
+//! it back once more, if it begins at or before it; and a message fills no
+//! more slots than requests were made of it (D1, D6).
+
+use super::{Facts, Oracle, Verdict, Violation, facts::Answer};
+use crate::history::{Event, EventKind, GroupId, MessageId, Names, ShardId};
+
+#[derive(Debug, Default)]
+pub struct LicensedDuplicates;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Breach {
+    /// The same member got it again without having asked for it.
+    Again { group: GroupId, shard: ShardId, offset: u64, delivery: u32, answered: bool },
+    /// It came again from before where the member reads.
+    BeforeStart { group: GroupId, shard: ShardId, offset: u64, start: u64 },
+    /// More deliveries than stretches of reading and nacks.
+    TooOften { group: GroupId, shard: ShardId, offset: u64, deliveries: u32, causes: u32 },
+    /// Stored more often than it was sent.
+    TooManyCopies { message: MessageId, copies: u32, tries: u32 },
+}
+
+impl Oracle for LicensedDuplicates {
+    fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        let EventKind::Delivered { member, shard, queue_offset, .. } = &event.kind else {
+            return Ok(());
+        };
+        let (shard, offset) = (*shard, *queue_offset);
+        let Some(reader) = facts.reader_of(*member) else { return Ok(()) };
+        let Some(progress) = reader.progress(shard) else { return Ok(()) };
+        let Some(seen) = progress.seen(offset) else { return Ok(()) };
+        let Some(last) = seen.last.and_then(|last| facts.delivery(last)) else { return Ok(()) };
+        let reading = facts.member(*member).reading(shard);
+
+        let since = reading.map_or(0, |reading| reading.since);
+        let group = reader.group;
+        let breach = if last.member == *member
+            && last.event > since
+            && last.answer != Answer::Nacked
+        {
+            let delivery = seen.last.map_or(0, |last| last.number());
+            let answered = last.answer == Answer::Acked;
+            Breach::Again { group, shard, offset, delivery, answered }
+        } else if let Some(start) = reading.and_then(|r| r.start).filter(|start| offset < *start) {
+            Breach::BeforeStart { group, shard, offset, start }
+        } else if seen.deliveries + 1 > progress.readings.max(1) + seen.nacks {
+            let (deliveries, causes) = (seen.deliveries + 1, progress.readings.max(1) + seen.nacks);
+            Breach::TooOften { group, shard, offset, deliveries, causes }
+        } else {
+            return Ok(());
+        };
+        Err(Violation::new(breach, facts, [last.event]))
+    }
+
+    fn finish(&mut self, facts: &Facts) -> Verdict {
+        let sent_too_rarely = facts.all_messages().find(|(_, m)| m.open == 0 && m.copies > m.tries);
+        let Some((message, sent)) = sent_too_rarely else { return Ok(()) };
+        let (copies, tries) = (sent.copies, sent.tries);
+        let breach = Breach::TooManyCopies { message, copies, tries };
+        Err(Violation::new(breach, facts, [sent.begun]))
+    }
+}
+
+impl Breach {
+    pub fn tell(&self, names: &Names) -> String {
+        match self {
+            Breach::Again { group, shard, offset, delivery, answered } => {
+                let slot = names.text_of_slot(*shard, *offset);
+                let group = names.of_group(*group);
+                let before = if *answered { "it had acked" } else { "it still worked on" };
+                format!(
+                    "a member of {group} got {slot} again, which {before} as delivery {delivery}, \
+                     without a nack, a rebalance or a restart in between"
+                )
+            }
+            Breach::BeforeStart { group, shard, offset, start } => {
+                let slot = names.text_of_slot(*shard, *offset);
+                let group = names.of_group(*group);
+                format!("a member of {group} got {slot} again, though it reads from {start}")
+            }
+            Breach::TooOften { group, shard, offset, deliveries, causes } => {
+                let slot = names.text_of_slot(*shard, *offset);
+                let group = names.of_group(*group);
+                format!("{slot} was delivered {deliveries} times to {group}, with {causes} causes")
+            }
+            Breach::TooManyCopies { message, copies, tries } => {
+                format!("{message} is stored {copies} times; {tries} requests were made of it")
+            }
+        }
+    }
+}

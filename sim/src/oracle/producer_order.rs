@@ -1,0 +1,94 @@
+//! Messages of one producer to one shard keep their order: what was sent after
+//! an OK has a higher queue offset, and comes later.
+
+use std::collections::BTreeMap;
+
+use super::{EventIndex, Facts, Oracle, Verdict, Violation};
+use crate::history::{Event, EventKind, LaneId, MessageId, Names, ShardId};
+
+#[derive(Debug, Default)]
+pub struct ProducerOrder {
+    acked: BTreeMap<(LaneId, ShardId), Vec<Acked>>,
+    /// By reader, producer and shard: of what came so far, what was sent last.
+    latest: BTreeMap<(usize, LaneId, ShardId), (EventIndex, MessageId)>,
+}
+
+/// The highest offset that a producer knew of when it got this answer.
+#[derive(Clone, Copy, Debug)]
+struct Acked {
+    event: EventIndex,
+    offset: u64,
+    message: MessageId,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Breach {
+    Stored { shard: ShardId, before: MessageId, at: u64, after: MessageId, after_at: u64 },
+    Delivered { shard: ShardId, before: MessageId, after: MessageId },
+}
+
+impl Oracle for ProducerOrder {
+    fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        match &event.kind {
+            EventKind::SendOk { op, shard, queue_offset, .. } => {
+                let Some(op) = facts.op(*op) else { return Ok(()) };
+                let (shard, offset) = (*shard, *queue_offset);
+                let acked = self.acked.entry((event.lane, shard)).or_default();
+                // Only sends in flight lie between the two: the search is short.
+                let before = acked.iter().rev().find(|acked| acked.event < op.begun);
+                if let Some(before) = before.filter(|before| before.offset > offset) {
+                    let breach = Breach::Stored {
+                        shard,
+                        before: before.message,
+                        at: before.offset,
+                        after: op.message,
+                        after_at: offset,
+                    };
+                    return Err(Violation::new(breach, facts, [before.event, op.begun]));
+                }
+                if acked.last().is_none_or(|last| last.offset < offset) {
+                    acked.push(Acked { event: facts.index, offset, message: op.message });
+                }
+                Ok(())
+            }
+            EventKind::Delivered { member, shard, queue_offset, message: Some(id), .. } => {
+                let Some(message) = facts.message(*id) else { return Ok(()) };
+                let Some(reader) = facts.member(*member).reader else { return Ok(()) };
+                let is_first = !facts.reader(reader).delivered.contains(id.index());
+                let here = message.ok.filter(|ok| (ok.shard, ok.offset) == (*shard, *queue_offset));
+                let (Some(ok), true) = (here, is_first) else { return Ok(()) };
+                let latest = self
+                    .latest
+                    .entry((reader.index(), message.producer, *shard))
+                    .or_insert((message.begun, *id));
+                if ok.event < latest.0 {
+                    let breach = Breach::Delivered { shard: *shard, before: *id, after: latest.1 };
+                    return Err(Violation::new(breach, facts, [ok.event, latest.0]));
+                }
+                *latest = (*latest).max((message.begun, *id));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Breach {
+    pub fn tell(&self, names: &Names) -> String {
+        match self {
+            Breach::Stored { shard, before, at, after, after_at } => {
+                let shard = names.text_of_shard(*shard);
+                format!(
+                    "{after} was sent after {before} was answered OK, but in {shard} it is at \
+                     {after_at}, and {before} at {at}"
+                )
+            }
+            Breach::Delivered { shard, before, after } => {
+                let shard = names.text_of_shard(*shard);
+                format!(
+                    "{after} was sent to {shard} after {before} was answered OK, but came first"
+                )
+            }
+        }
+    }
+}
