@@ -1,19 +1,38 @@
 //! Consume queues: for each shard, which log position each queue offset means.
-//! Derived from the log; a snapshot plus replay restores them.
+//!
+//! Derived from the log: a snapshot plus replay restores them. Entries are
+//! numbered by *slots* without gaps, cut into blocks of 4096 bytes and files of
+//! a fixed number of blocks. A full block is written once; the last, partial
+//! one is in memory and part of the snapshot. Queue offsets are slots, shifted
+//! by what was jumped over so far.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::StoreError,
+    error::{Corrupt, StoreError},
     ids::{Position, Shard},
+    log::Seal,
     runtime::{Disk, FileId},
 };
+
+const BLOCK: usize = 4096;
+/// `crc u32 | count u32 | first slot u64`
+const HEADER: usize = 16;
+/// `position i64 | size i32 | tag hash i64`
+const ENTRY: usize = 20;
+const PER_BLOCK: u64 = ((BLOCK - HEADER) / ENTRY) as u64;
 
 /// How consume queues lay out their files.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
     /// Blocks of 204 entries in one file. The default makes about 300 000
-    /// entries, 6 MB.
+    /// entries, 6 MB. A queue keeps the number that it was created with.
     pub blocks_per_file: u64,
     /// [`CommitLog::store_id`](crate::log::CommitLog::store_id).
     pub store_id: u64,
@@ -38,102 +57,412 @@ pub struct QueueEntry {
 
 /// The queue of one shard. Offsets ascend without reuse; some may be skipped.
 pub struct ConsumeQueue {
-    _shard: Shard,
+    shard: Shard,
+    blocks_per_file: u64,
+    seal: Seal,
+    /// In ascending order; never empty.
+    runs: Vec<Run>,
+    min_slot: u64,
+    end_slot: u64,
+    /// The entries of the last, partial block.
+    block: Vec<QueueEntry>,
+    /// The files that exist, by number.
+    files: BTreeMap<u64, FileId>,
+    /// Written since the last snapshot was taken.
+    dirty: BTreeSet<FileId>,
+    /// Written before that, and not yet known to be durable.
+    saving: BTreeSet<FileId>,
+    /// `min_slot` of the last snapshot taken.
+    saved_min: u64,
+}
+
+/// From `slot` on, offsets continue from `offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Run {
+    offset: u64,
+    slot: u64,
 }
 
 /// What a snapshot keeps of a queue.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct QueueSnapshot {}
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSnapshot {
+    blocks_per_file: u64,
+    /// No file below this number exists.
+    first_file: u64,
+    min_slot: u64,
+    end_slot: u64,
+    runs: Vec<Run>,
+    block: Vec<QueueEntry>,
+}
 
 impl ConsumeQueue {
-    pub fn new(_shard: Shard, _config: QueueConfig) -> ConsumeQueue {
-        todo!()
+    pub fn new(shard: Shard, config: QueueConfig) -> ConsumeQueue {
+        assert!(config.blocks_per_file > 0, "a file holds at least one block");
+        ConsumeQueue {
+            seal: seal(&shard, config.store_id),
+            shard,
+            blocks_per_file: config.blocks_per_file,
+            runs: vec![Run { offset: 0, slot: 0 }],
+            min_slot: 0,
+            end_slot: 0,
+            block: Vec::new(),
+            files: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            saving: BTreeSet::new(),
+            saved_min: 0,
+        }
     }
 
     /// The queue as it was at the snapshot; the caller replays what came later.
     /// `Corrupt` if a file it needs is missing.
     pub fn restore<D: Disk>(
-        _disk: &mut D,
-        _snapshot: QueueSnapshot,
-        _shard: Shard,
-        _config: QueueConfig,
+        disk: &mut D,
+        snapshot: QueueSnapshot,
+        shard: Shard,
+        config: QueueConfig,
     ) -> Result<ConsumeQueue, StoreError> {
-        todo!()
+        let QueueSnapshot { blocks_per_file, first_file, min_slot, end_slot, runs, block } =
+            snapshot;
+        let sound = blocks_per_file > 0
+            && min_slot <= end_slot
+            && end_slot % PER_BLOCK == block.len() as u64
+            && !runs.is_empty()
+            && runs.is_sorted_by(|a, b| a.slot < b.slot && a.offset < b.offset);
+        if !sound {
+            let (file, what) = (format!("snapshot of {shard}"), "it contradicts itself".into());
+            return Err(Corrupt { file, position: None, what }.into());
+        }
+        let config = QueueConfig { blocks_per_file, ..config };
+        let mut queue = ConsumeQueue {
+            runs,
+            min_slot,
+            end_slot,
+            block,
+            saved_min: min_slot,
+            ..ConsumeQueue::new(shard, config)
+        };
+        let on_disk = min_slot..queue.block_start();
+        let needed = queue.file_of(on_disk.start)..queue.file_of(on_disk.end.saturating_sub(1)) + 1;
+        for number in first_file..needed.end {
+            match disk.open(&queue.name(number)) {
+                Ok((file, len)) if len == blocks_per_file * BLOCK as u64 => {
+                    queue.files.insert(number, file);
+                }
+                Ok((_, len)) if needed.contains(&number) && !on_disk.is_empty() => {
+                    return Err(queue.corrupt(number, format!("it has {len} bytes")));
+                }
+                Ok((file, _)) => {
+                    disk.remove(file).map_err(|error| queue.failed("removing", number, error))?;
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(queue.failed("opening", number, error));
+                }
+                Err(_) if needed.contains(&number) && !on_disk.is_empty() => {
+                    return Err(queue.corrupt(number, "it is missing".to_owned()));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(queue)
     }
 
     /// The lowest offset that is kept; `max` if there is none.
     pub fn min(&self) -> u64 {
-        todo!()
+        self.offset_of(self.min_slot)
     }
 
     /// The offset of the next message.
     pub fn max(&self) -> u64 {
-        todo!()
+        self.offset_of(self.end_slot)
     }
 
-    /// Makes sure that the next `pushes` cannot find the disk full. `Full` if
-    /// there is no room.
-    pub fn room<D: Disk>(&mut self, _disk: &mut D, _pushes: u64) -> Result<(), StoreError> {
-        todo!()
+    /// Makes sure that pushes up to the offset `end`, excluded, cannot find the
+    /// disk full. `Full` if there is no room.
+    pub fn room<D: Disk>(&mut self, disk: &mut D, end: u64) -> Result<(), StoreError> {
+        // Only full blocks are written: a queue with few messages has no file.
+        let end_slot = self.end_slot + end.saturating_sub(self.max());
+        let mut block = self.block_start();
+        while block + PER_BLOCK <= end_slot {
+            self.file_to_write(disk, self.file_of(block))?;
+            block += PER_BLOCK;
+        }
+        Ok(())
     }
 
     /// Adds an entry. `offset` must be [`max`](Self::max): a queue entry's
     /// place is its message's queue offset or the queue is wrong (R5).
     pub fn push<D: Disk>(
         &mut self,
-        _disk: &mut D,
-        _offset: u64,
-        _entry: QueueEntry,
+        disk: &mut D,
+        offset: u64,
+        entry: QueueEntry,
     ) -> Result<(), StoreError> {
-        todo!()
+        assert_eq!(offset, self.max(), "{} skips or repeats an offset", self.shard);
+        if self.block.len() as u64 + 1 == PER_BLOCK {
+            let start = self.block_start();
+            let number = self.file_of(start);
+            let file = self.file_to_write(disk, number)?;
+            self.block.push(entry);
+            let bytes = self.encode(start);
+            disk.write(file, self.place_of(start), &bytes)
+                .map_err(|error| self.failed("writing", number, error))?;
+            self.dirty.insert(file);
+            self.block.clear();
+        } else {
+            self.block.push(entry);
+        }
+        self.end_slot += 1;
+        Ok(())
     }
 
     /// Leaves the offsets from `max` to `to` unused for ever: after power
     /// loss under async flush they may mean messages that are gone.
-    pub fn jump(&mut self, _to: u64) {
-        todo!()
+    pub fn jump(&mut self, to: u64) {
+        let max = self.max();
+        assert!(to >= max, "{} never goes back to an offset", self.shard);
+        match self.runs.last_mut() {
+            _ if to == max => {}
+            Some(run) if run.slot == self.end_slot => run.offset = to,
+            _ => self.runs.push(Run { offset: to, slot: self.end_slot }),
+        }
     }
 
     /// Appends up to `limit` entries to `out`, from `offset` or the next one
     /// that exists, each with its offset.
     pub fn read<D: Disk>(
         &self,
-        _disk: &mut D,
-        _offset: u64,
-        _limit: usize,
-        _out: &mut Vec<(u64, QueueEntry)>,
+        disk: &mut D,
+        offset: u64,
+        limit: usize,
+        out: &mut Vec<(u64, QueueEntry)>,
     ) -> Result<(), StoreError> {
-        todo!()
+        let mut slot = self.slot_of(offset).max(self.min_slot);
+        let end = slot.saturating_add(limit as u64).min(self.end_slot);
+        while slot < end {
+            let block = self.load(disk, slot)?;
+            let block_end = block.end().min(end);
+            out.extend((slot..block_end).map(|slot| (self.offset_of(slot), block.entry(slot))));
+            slot = block_end;
+        }
+        Ok(())
     }
 
     /// The first offset whose entry satisfies `pred`, or `max`. The entries
     /// that do must all come after those that do not.
     pub fn find_by<D: Disk>(
         &self,
-        _disk: &mut D,
-        _pred: impl FnMut(&mut D, &QueueEntry) -> Result<bool, StoreError>,
+        disk: &mut D,
+        mut pred: impl FnMut(&mut D, &QueueEntry) -> Result<bool, StoreError>,
     ) -> Result<u64, StoreError> {
-        todo!()
+        let (mut low, mut high) = (self.min_slot, self.end_slot);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let entry = self.load(disk, middle)?.entry(middle);
+            if pred(disk, &entry)? {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(self.offset_of(low))
     }
 
     /// Raises `min` past the entries that point below `min_position` and
     /// returns how many there were.
     pub fn expire<D: Disk>(
         &mut self,
-        _disk: &mut D,
-        _min_position: Position,
+        disk: &mut D,
+        min_position: Position,
     ) -> Result<u64, StoreError> {
-        todo!()
+        let mut slot = self.min_slot;
+        while slot < self.end_slot {
+            let block = self.load(disk, slot)?;
+            let end = block.end().min(self.end_slot);
+            match (slot..end).find(|slot| block.entry(*slot).position >= min_position) {
+                Some(kept) => {
+                    slot = kept;
+                    break;
+                }
+                None => slot = end,
+            }
+        }
+        let expired = slot - self.min_slot;
+        self.min_slot = slot;
+        let passed = self.runs.partition_point(|run| run.slot <= slot);
+        self.runs.drain(..passed - 1);
+        Ok(expired)
     }
 
     /// The queue's part of a snapshot, and the files that must be synced
     /// along with it.
     pub fn snapshot(&mut self) -> (QueueSnapshot, Vec<FileId>) {
-        todo!()
+        self.saving.append(&mut self.dirty);
+        self.saved_min = self.min_slot;
+        let first_file = self.files.keys().next().copied();
+        let snapshot = QueueSnapshot {
+            blocks_per_file: self.blocks_per_file,
+            first_file: first_file.unwrap_or(self.file_of(self.min_slot)),
+            min_slot: self.min_slot,
+            end_slot: self.end_slot,
+            runs: self.runs.clone(),
+            block: self.block.clone(),
+        };
+        (snapshot, self.saving.iter().copied().collect())
     }
 
     /// Says that the last snapshot is durable: files below its `min` go.
-    pub fn saved<D: Disk>(&mut self, _disk: &mut D) -> Result<(), StoreError> {
-        todo!()
+    pub fn saved<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
+        self.saving.clear();
+        let keep = self.file_of(self.saved_min);
+        while let Some((&number, &file)) = self.files.first_key_value()
+            && number < keep
+        {
+            disk.remove(file).map_err(|error| self.failed("removing", number, error))?;
+            self.files.remove(&number);
+            self.dirty.remove(&file);
+        }
+        Ok(())
+    }
+
+    fn offset_of(&self, slot: u64) -> u64 {
+        let after = self.runs.partition_point(|run| run.slot <= slot);
+        let run = self.runs[after - 1];
+        run.offset + (slot - run.slot)
+    }
+
+    /// The slot of this offset, or of the next one that exists.
+    fn slot_of(&self, offset: u64) -> u64 {
+        let after = self.runs.partition_point(|run| run.offset <= offset);
+        let end = self.runs.get(after).map_or(self.end_slot, |next| next.slot);
+        match after.checked_sub(1).map(|at| self.runs[at]) {
+            Some(run) => run.slot.saturating_add(offset - run.offset).min(end),
+            None => end,
+        }
+    }
+
+    /// The first slot of the partial block.
+    fn block_start(&self) -> u64 {
+        self.end_slot - self.block.len() as u64
+    }
+
+    fn file_of(&self, slot: u64) -> u64 {
+        slot / PER_BLOCK / self.blocks_per_file
+    }
+
+    /// Where the block of `slot` lies in its file.
+    fn place_of(&self, slot: u64) -> u64 {
+        slot / PER_BLOCK % self.blocks_per_file * BLOCK as u64
+    }
+
+    fn name(&self, number: u64) -> String {
+        let first = number * self.blocks_per_file * PER_BLOCK;
+        format!("queue/{}/{first:020}", self.shard)
+    }
+
+    fn file_to_write<D: Disk>(&mut self, disk: &mut D, number: u64) -> Result<FileId, StoreError> {
+        if let Some(file) = self.files.get(&number) {
+            return Ok(*file);
+        }
+        let (name, len) = (self.name(number), self.blocks_per_file * BLOCK as u64);
+        let file = match disk.create(&name, len) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                return Err(StoreError::Full);
+            }
+            // From before a crash: what it holds comes again, from the log.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match disk.open(&name) {
+                Ok((file, found)) if found == len => file,
+                Ok((_, found)) => return Err(self.corrupt(number, format!("it has {found} bytes"))),
+                Err(error) => return Err(self.failed("opening", number, error)),
+            },
+            Err(error) => return Err(self.failed("creating", number, error)),
+        };
+        self.files.insert(number, file);
+        Ok(file)
+    }
+
+    fn encode(&self, start: u64) -> [u8; BLOCK] {
+        let mut out = [0; BLOCK];
+        out[4..8].copy_from_slice(&(self.block.len() as u32).to_be_bytes());
+        out[8..16].copy_from_slice(&start.to_be_bytes());
+        for (room, entry) in out[HEADER..].chunks_exact_mut(ENTRY).zip(&self.block) {
+            room[..8].copy_from_slice(&entry.position.0.to_be_bytes());
+            room[8..12].copy_from_slice(&entry.size.to_be_bytes());
+            room[12..].copy_from_slice(&entry.tag.to_be_bytes());
+        }
+        let crc = self.seal.checksum(Position(start), &out[4..]);
+        out[..4].copy_from_slice(&crc.to_be_bytes());
+        out
+    }
+
+    /// The block that holds `slot`, verified if it comes from the disk.
+    fn load<D: Disk>(&self, disk: &mut D, slot: u64) -> Result<Block<'_>, StoreError> {
+        let start = slot - slot % PER_BLOCK;
+        if start == self.block_start() {
+            return Ok(Block { start, entries: Entries::InMemory(&self.block) });
+        }
+        let number = self.file_of(slot);
+        let file = self.files.get(&number);
+        let file = *file.ok_or_else(|| self.corrupt(number, "it is missing".to_owned()))?;
+        let bytes = disk
+            .read(file, self.place_of(slot), BLOCK)
+            .map_err(|error| self.failed("reading", number, error))?;
+        let crc = self.seal.checksum(Position(start), &bytes[4..]).to_be_bytes();
+        if bytes[..4] != crc {
+            return Err(self.corrupt(number, format!("the block of slot {start} is not intact")));
+        }
+        Ok(Block { start, entries: Entries::OnDisk(bytes) })
+    }
+
+    fn corrupt(&self, number: u64, what: String) -> StoreError {
+        Corrupt { file: self.name(number), position: None, what }.into()
+    }
+
+    fn failed(&self, doing: &'static str, number: u64, error: io::Error) -> StoreError {
+        StoreError::Io { doing, file: self.name(number), error }
     }
 }
+
+struct Block<'a> {
+    start: u64,
+    entries: Entries<'a>,
+}
+
+enum Entries<'a> {
+    InMemory(&'a [QueueEntry]),
+    OnDisk(Bytes),
+}
+
+impl Block<'_> {
+    /// The first slot behind the block, were it full.
+    fn end(&self) -> u64 {
+        self.start + PER_BLOCK
+    }
+
+    fn entry(&self, slot: u64) -> QueueEntry {
+        let at = (slot - self.start) as usize;
+        match &self.entries {
+            Entries::InMemory(entries) => entries[at],
+            Entries::OnDisk(bytes) => {
+                let bytes = &bytes[HEADER + at * ENTRY..][..ENTRY];
+                let number = |range: std::ops::Range<usize>| -> u64 {
+                    bytes[range].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+                };
+                QueueEntry {
+                    position: Position(number(0..8)),
+                    size: number(8..12) as u32,
+                    tag: number(12..20) as i64,
+                }
+            }
+        }
+    }
+}
+
+/// Blocks are as valid as noise in any other store, shard or slot.
+fn seal(shard: &Shard, store_id: u64) -> Seal {
+    let name = crc32fast::hash(shard.topic.as_bytes());
+    Seal { store_id: store_id ^ (u64::from(name) << 32 | u64::from(shard.queue)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -201,7 +201,8 @@ impl<D: Disk> Broker<D> {
         count: u32,
     ) -> Result<(), Rejected> {
         let (_, disk) = self.replica.parts();
-        let room = self.state.queue_mut(to).index.room(disk, u64::from(count));
+        let queue = self.state.queue_mut(to);
+        let room = queue.index.room(disk, queue.next + u64::from(count));
         let first = self.dispatches.len() - count as usize;
         let first_offset = self.state.queue(to).next;
         let unique = Properties(header.properties.unwrap_or_default().as_bytes());

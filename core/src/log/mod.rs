@@ -17,6 +17,7 @@ pub(crate) mod test_disk;
 mod tests;
 
 pub use commit_log::{CommitLog, SyncTicket};
+pub(crate) use record::Seal;
 pub use record::{Draft, Kind};
 pub use recovery::Recovered;
 

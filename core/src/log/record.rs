@@ -62,7 +62,7 @@ impl Form {
 /// old record in a recycled segment and a record of another store are as
 /// invalid as noise.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seal {
+pub(crate) struct Seal {
     pub store_id: u64,
 }
 
