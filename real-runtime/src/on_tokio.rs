@@ -7,6 +7,8 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    sync::mpsc,
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -33,7 +35,28 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     Ok(LocalSet::new().block_on(&runtime, future))
 }
 
-/// core's [`Runtime`] on tokio. Its methods must be called inside [`block_on`].
+/// Starts something on a thread of its own and returns what the start returned.
+/// The thread ends with the last task that was spawned on it.
+pub fn on_new_thread<T: Send + 'static>(
+    name: &str,
+    start: impl FnOnce(OnTokio) -> T + Send + 'static,
+) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (started, result) = mpsc::sync_channel(1);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let tasks = LocalSet::new();
+        {
+            let _inside = (runtime.enter(), tasks.enter());
+            // Whoever asked for the start waits for this.
+            let _ = started.send(start(OnTokio::new()));
+        }
+        runtime.block_on(tasks);
+    })?;
+    result.recv().map_err(|_| io::Error::other("the thread ended at its start"))
+}
+
+/// core's [`Runtime`] on tokio. Its methods must be called inside [`block_on`] or
+/// [`on_new_thread`].
 #[derive(Clone, Debug)]
 pub struct OnTokio {
     started: Instant,
