@@ -98,31 +98,31 @@ mod tests {
           may be lost           nothing: flush is sync
 
         Around it:
-            5.672384s  producer-orders-2              stored   m17 is orders/1 at 4
-            5.674484s  broker-1 → consumer-billing-1  deliver  m17 from orders/1 at 4
-            5.678284s  consumer-billing-1             ack      m17
-            6.001536s  producer-orders-1 → broker-1   send     m18 to orders/2
-            6.004636s  producer-orders-1              stored   m18 is orders/2 at 4
-            6.006736s  broker-1 → consumer-billing-2  deliver  m18 from orders/2 at 4
-            6.010536s  consumer-billing-2             ack      m18
-            6.333788s  producer-orders-2 → broker-1   send     m19 to orders/3
-            6.336888s  producer-orders-2              stored   m19 is orders/3 at 4
-            6.338988s  broker-1 → consumer-billing-2  deliver  m19 from orders/3 at 4
-            6.342788s  consumer-billing-2             ack      m19
-        *   6.669040s  producer-orders-1 → broker-1   send     m20 to orders/0
-        >   6.672140s  producer-orders-1              stored   m20 is orders/0 at 5
-            7.001292s  producer-orders-2 → broker-1   send     m21 to orders/1
-            7.004392s  producer-orders-2              stored   m21 is orders/1 at 5
-            7.006492s  broker-1 → consumer-billing-1  deliver  m21 from orders/1 at 5
-            7.010292s  consumer-billing-1             ack      m21
-            7.333544s  producer-orders-1 → broker-1   send     m22 to orders/2
-            7.336644s  producer-orders-1              stored   m22 is orders/2 at 5
-            7.338744s  broker-1 → consumer-billing-2  deliver  m22 from orders/2 at 5
-            7.342544s  consumer-billing-2             ack      m22
+            5.672384s  producer-orders-2              send #17 stored at orders/1[4]
+            5.674484s  broker-1 → consumer-billing-1  billing gets m17 from orders/1[4]
+            5.678284s  consumer-billing-1             acks m17
+            6.001536s  producer-orders-1 → broker-1   send #18 m18 to orders/2
+            6.004636s  producer-orders-1              send #18 stored at orders/2[4]
+            6.006736s  broker-1 → consumer-billing-2  billing gets m18 from orders/2[4]
+            6.010536s  consumer-billing-2             acks m18
+            6.333788s  producer-orders-2 → broker-1   send #19 m19 to orders/3
+            6.336888s  producer-orders-2              send #19 stored at orders/3[4]
+            6.338988s  broker-1 → consumer-billing-2  billing gets m19 from orders/3[4]
+            6.342788s  consumer-billing-2             acks m19
+        *   6.669040s  producer-orders-1 → broker-1   send #20 m20 to orders/0
+        >   6.672140s  producer-orders-1              send #20 stored at orders/0[5]
+            7.001292s  producer-orders-2 → broker-1   send #21 m21 to orders/1
+            7.004392s  producer-orders-2              send #21 stored at orders/1[5]
+            7.006492s  broker-1 → consumer-billing-1  billing gets m21 from orders/1[5]
+            7.010292s  consumer-billing-1             acks m21
+            7.333544s  producer-orders-1 → broker-1   send #22 m22 to orders/2
+            7.336644s  producer-orders-1              send #22 stored at orders/2[5]
+            7.338744s  broker-1 → consumer-billing-2  billing gets m22 from orders/2[5]
+            7.342544s  consumer-billing-2             acks m22
 
         The plan:
-            8.000000s  broker-1                  kill, start again after 1.2s
-           14.000000s  consumer-billing-2        stall for 3s
+            8.000000s  kill broker-1
+           14.000000s  consumer-billing-2 stalls for 3000 ms
 
         All verdicts:
            1  no loss                   BROKEN  m20 was answered OK, and group billing never acknowledged it

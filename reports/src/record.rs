@@ -39,6 +39,9 @@ pub struct Record {
     pub event_count: u64,
     /// In the order in which they happened.
     pub events: Vec<Event>,
+    /// The digest of the history that the events tell: they leave out bodies'
+    /// hashes and the like, but a hash must tell those apart too.
+    pub history: String,
     /// Sixteen hexadecimal digits over everything else; see [`Record::seal`].
     pub hash: String,
 }
@@ -47,8 +50,6 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanLine {
     pub at_us: u64,
-    /// The node or role that the plan names.
-    pub node: String,
     pub text: String,
 }
 
@@ -120,7 +121,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// As it stands in the JSON and in transcripts.
+    /// As it stands in the JSON.
     pub fn name(self) -> &'static str {
         match self {
             EventKind::Send => "send",
@@ -183,7 +184,7 @@ pub struct Verdict {
     /// The oracle's number in the table of promises; none for what is judged
     /// outside it: the scenario's expectations, a panic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oracle: Option<u8>,
+    pub oracle: Option<u32>,
     pub name: String,
     /// What was promised, in one sentence.
     pub promise: String,
@@ -266,10 +267,9 @@ impl Record {
     pub fn seal(&mut self) {
         self.hash.clear();
         let replay_as = std::mem::take(&mut self.replay_as);
-        let mut digest = Fnv1a(0xcbf2_9ce4_8422_2325);
-        self.write_json(&mut digest).expect("a digest takes every byte");
+        let hash = digest(|out| self.write_json(out));
         self.replay_as = replay_as;
-        self.hash = format!("{:016x}", digest.0);
+        self.hash = hash;
     }
 
     /// Keeps at most `limit` events: those nearest to the violation, or to the
@@ -301,7 +301,7 @@ impl Record {
 
     /// Writes one JSON object, one event a line, so that `diff` shows where two
     /// records part.
-    pub fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+    pub fn write_json(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
         let mut serializer = Serializer::with_formatter(&mut *out, OneALine { depth: 0 });
         self.serialize(&mut serializer)?;
         out.write_all(b"\n")
@@ -353,6 +353,16 @@ fn shell_word(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// Sixteen hexadecimal digits over what `write` writes.
+///
+/// # Panics
+/// If `write` fails: a digest takes every byte.
+pub fn digest(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
+    let mut digest = Fnv1a(0xcbf2_9ce4_8422_2325);
+    write(&mut digest).expect("a digest takes every byte");
+    format!("{:016x}", digest.0)
 }
 
 /// Fowler, Noll, Vo: enough to tell two texts apart, and the same everywhere.

@@ -25,7 +25,7 @@ fn event(at_us: u64, lane: u32, kind: EventKind, text: &str) -> Event {
     }
 }
 
-fn verdict(oracle: u8, name: &str, promise: &str) -> Verdict {
+fn verdict(oracle: u32, name: &str, promise: &str) -> Verdict {
     Verdict {
         oracle: Some(oracle),
         name: name.to_string(),
@@ -75,11 +75,17 @@ pub fn passing(scenario: &str, seed: u64, world: &str, messages: u64) -> Record 
         };
         let producer = PRODUCER + (m % 2) as u32;
         let consumer = CONSUMER + (m % 4 / 2) as u32;
-        let place = format!("{shard} at {}", m / 4);
-        step(0, producer, Some(BROKER), EventKind::Send, format!("m{m} to {shard}"));
-        step(3_100, producer, None, EventKind::Stored, format!("m{m} is {place}"));
-        step(5_200, BROKER, Some(consumer), EventKind::Deliver, format!("m{m} from {place}"));
-        step(9_000, consumer, None, EventKind::Ack, format!("m{m}"));
+        let place = format!("{shard}[{}]", m / 4);
+        step(0, producer, Some(BROKER), EventKind::Send, format!("send #{m} m{m} to {shard}"));
+        step(3_100, producer, None, EventKind::Stored, format!("send #{m} stored at {place}"));
+        step(
+            5_200,
+            BROKER,
+            Some(consumer),
+            EventKind::Deliver,
+            format!("billing gets m{m} from {place}"),
+        );
+        step(9_000, consumer, None, EventKind::Ack, format!("acks m{m}"));
         positions.push(Position {
             at_us: at,
             lane: BROKER,
@@ -99,15 +105,10 @@ pub fn passing(scenario: &str, seed: u64, world: &str, messages: u64) -> Record 
         stories: vec!["D6".to_string(), "D1".to_string()],
         ended_us: 40_000_000,
         plan: vec![
-            PlanLine {
-                at_us: down.start,
-                node: "broker-1".to_string(),
-                text: "kill, start again after 1.2s".to_string(),
-            },
+            PlanLine { at_us: down.start, text: "kill broker-1".to_string() },
             PlanLine {
                 at_us: 14_000_000,
-                node: "consumer-billing-2".to_string(),
-                text: "stall for 3s".to_string(),
+                text: "consumer-billing-2 stalls for 3000 ms".to_string(),
             },
         ],
         lanes,
@@ -190,7 +191,6 @@ pub fn hostile() -> Record {
     record.replay_as = evil.to_string();
     record.stories = vec![evil.to_string()];
     record.plan[0].text = evil.to_string();
-    record.plan[0].node = evil.to_string();
     record.coverage.insert(evil.to_string(), 1);
     record.lanes.iter_mut().for_each(|lane| lane.name = evil.to_string());
     record.spans.iter_mut().for_each(|span| span.text = evil.to_string());

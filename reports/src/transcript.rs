@@ -36,7 +36,7 @@ impl Display for OneLine<'_> {
     }
 }
 
-/// `3.201000s  producer-orders-1 → broker-1  send     m17 to orders/0`
+/// `3.201000s  producer-orders-1 → broker-1  send #17 m17 to orders/0`
 pub fn event_line(record: &Record, event: &Event) -> String {
     let mut place = OneLine(record.lane_name(event.lane)).to_string();
     if let Some(to) = event.to_lane {
@@ -44,7 +44,7 @@ pub fn event_line(record: &Record, event: &Event) -> String {
     }
     let width = place_width(record);
     let text = OneLine(&event.text);
-    format!("{:>11}  {place:<width$}  {:<8} {text}", Seconds(event.at_us), event.kind.name())
+    format!("{:>11}  {place:<width$}  {text}", Seconds(event.at_us))
 }
 
 /// Room for a client and the broker that it talks to.
@@ -57,7 +57,7 @@ fn place_width(record: &Record) -> usize {
 }
 
 pub fn plan_line(line: &PlanLine) -> String {
-    format!("{:>11}  {:<24}  {}", Seconds(line.at_us), OneLine(&line.node), OneLine(&line.text))
+    format!("{:>11}  {}", Seconds(line.at_us), OneLine(&line.text))
 }
 
 /// The whole run: its plan, then every event, then the verdicts.

@@ -164,7 +164,7 @@
   }
 
   function showPlan() {
-    const lines = run.plan.map((line) => [timeButton(line.at_us), `${line.node}: ${line.text}`]);
+    const lines = run.plan.map((line) => [timeButton(line.at_us), line.text]);
     $("plan").replaceChildren(lines.length ? pairs(lines) : element("p", "no faults"));
   }
 
@@ -384,7 +384,7 @@
       g.fillText((at / 1e6).toFixed(digits) + "s", x(at), AXIS / 2);
     }
     for (const broken of run.broken) {
-      const at = broken.violation.at_us;
+      const at = ev.at[broken.event];
       if (at < from || at > to) continue;
       g.font = "600 12px system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
       const label = broken.title, width = g.measureText(label).width + 14;
@@ -508,7 +508,7 @@
     g.strokeStyle = colour.bad;
     g.lineWidth = 1.5;
     for (const broken of run.broken) {
-      const px = x(broken.violation.at_us);
+      const px = x(ev.at[broken.event]);
       g.beginPath(); g.moveTo(px, 0); g.lineTo(px, canvas.clientHeight); g.stroke();
     }
     g.lineWidth = 1;
@@ -608,7 +608,7 @@
     counts.forEach((count, k) => { const tall = count && 2 + Math.sqrt(count / most) * 38; g.fillRect(k * 3, 46 - tall, 2, tall); });
     g.globalAlpha = 1;
     g.fillStyle = colour.bad;
-    for (const broken of run.broken) g.fillRect(at(broken.violation.at_us) - 1, 0, 2.5, 48);
+    for (const broken of run.broken) g.fillRect(at(ev.at[broken.event]) - 1, 0, 2.5, 48);
     g.fillStyle = colour.accent;
     g.globalAlpha = .12;
     g.fillRect(at(from), 0, Math.max(3, at(to) - at(from)), 48);
