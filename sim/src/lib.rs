@@ -1,6 +1,7 @@
 //! The testbed.
 
 pub mod clock;
+pub mod coverage;
 pub mod disk;
 pub mod fault;
 pub mod history;

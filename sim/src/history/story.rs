@@ -7,7 +7,7 @@ use super::{
     Unanswered,
 };
 
-/// An event that prints itself: time, lane, sentence.
+/// An event that prints itself: time, lane, sentence; with `{:#}` the sentence alone.
 pub struct Story<'a> {
     pub(super) names: &'a Names,
     pub(super) event: &'a Event,
@@ -15,6 +15,9 @@ pub struct Story<'a> {
 
 impl fmt::Display for Story<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return self.sentence(f);
+        }
         let at = self.event.at;
         write!(f, "{:>4}.{:06}s  ", at / 1_000_000, at % 1_000_000)?;
         write!(f, "{:<12}  ", self.names.of_lane(self.event.lane))?;
