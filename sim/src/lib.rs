@@ -6,5 +6,5 @@ pub mod disk;
 pub mod fault;
 pub mod history;
 pub mod logging;
-pub mod world;
 pub mod oracle;
+pub mod world;

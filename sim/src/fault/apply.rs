@@ -52,7 +52,7 @@ pub fn apply<W: World>(
         }
         Fault::Restart { node } => {
             let no = no(node)?;
-            cluster.restart(no);
+            cluster.start(no);
         }
         Fault::Pause { node } => {
             let no = no(node)?;

@@ -20,6 +20,7 @@ use super::network::Network;
 use crate::{
     clock::{self, NodeClock},
     disk::{DiskConfig, Drive, SimDisk, Timer},
+    history::Stop,
     logging,
 };
 
@@ -52,8 +53,16 @@ pub enum State {
     NoPower,
 }
 
-/// What a probe sees of a broker, and when.
-pub type Observer = Rc<dyn Fn(u64, Now, &Broker<SimDisk>)>;
+/// Who is told what happens on a machine.
+pub trait Watch {
+    /// A process starts, the `life`th on this machine, from 1.
+    fn started(&self, life: u32);
+
+    fn stopped(&self, why: Stop);
+
+    /// A broker has handled a batch of inputs and not yet said what follows.
+    fn observe(&self, _life: u32, _broker: &Broker<SimDisk>, _drive: &Drive) {}
+}
 
 /// What outlives the processes: name, address, disk, clocks.
 pub struct Machine {
@@ -61,10 +70,10 @@ pub struct Machine {
     pub name: Name,
     pub clock: RefCell<NodeClock>,
     pub drive: Drive,
-    pub observer: Option<Observer>,
+    watch: Rc<dyn Watch>,
     pub(super) state: Cell<State>,
     seed: u64,
-    processes: Cell<u64>,
+    lives: Cell<u32>,
     paused: Cell<bool>,
     /// Tasks that wanted to run while the process was paused.
     parked: RefCell<Vec<Waker>>,
@@ -76,7 +85,7 @@ impl Machine {
         name: Name,
         seed: u64,
         disk: DiskConfig,
-        observer: Option<Observer>,
+        watch: Rc<dyn Watch>,
     ) -> Rc<Machine> {
         let seed = Rng::new(seed ^ (no.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)).next();
         Rc::new(Machine {
@@ -84,10 +93,10 @@ impl Machine {
             name,
             clock: RefCell::default(),
             drive: Drive::new(seed, disk),
-            observer,
+            watch,
             state: Cell::new(State::NoProcess),
             seed,
-            processes: Cell::new(0),
+            lives: Cell::new(0),
             paused: Cell::new(false),
             parked: RefCell::default(),
         })
@@ -114,13 +123,24 @@ impl Machine {
 
     /// A new process; it draws other numbers than those before it.
     pub(super) fn start(self: &Rc<Machine>, network: Network, time: Rc<dyn Timer>) -> Process {
-        let number = self.processes.get() + 1;
-        self.processes.set(number);
+        let life = self.lives.get() + 1;
+        self.lives.set(life);
         self.state.set(State::Running);
         network.set_process(self.no, true);
-        let entropy = Rng::new(Rng::new(self.seed.wrapping_add(number)).next());
+        self.watch.started(life);
+        let entropy = Rng::new(Rng::new(self.seed.wrapping_add(u64::from(life))).next());
         let entropy = Rc::new(RefCell::new(entropy));
-        Process { machine: self.clone(), network, time, number, entropy }
+        Process { machine: self.clone(), network, time, life, entropy }
+    }
+
+    /// Its process is gone. False if there was none.
+    pub(super) fn stop(&self, why: Stop) -> bool {
+        let ran = self.state.replace(State::NoProcess) == State::Running;
+        if ran {
+            self.drive.detach();
+            self.watch.stopped(why);
+        }
+        ran
     }
 }
 
@@ -131,7 +151,7 @@ pub struct Process {
     pub machine: Rc<Machine>,
     pub network: Network,
     pub time: Rc<dyn Timer>,
-    number: u64,
+    life: u32,
     entropy: Rc<RefCell<Rng>>,
 }
 
@@ -146,14 +166,12 @@ impl Process {
 
     /// Whether this process is the one that runs on its machine.
     pub fn is_alive(&self) -> bool {
-        self.machine.state() == State::Running && self.machine.processes.get() == self.number
+        self.machine.state() == State::Running && self.machine.lives.get() == self.life
     }
 
     /// Ends by itself.
-    pub(super) fn exit(&self) {
-        if self.is_alive() {
-            self.machine.state.set(State::NoProcess);
-            self.machine.drive.detach();
+    pub(super) fn exit(&self, why: Stop) {
+        if self.is_alive() && self.machine.stop(why) {
             self.network.set_process(self.machine.no, false);
         }
     }
@@ -177,10 +195,8 @@ impl Process {
         }
     }
 
-    pub fn observe(&self, now: Now, broker: &Broker<SimDisk>) {
-        if let Some(observer) = &self.machine.observer {
-            observer(self.time.now_us(), now, broker);
-        }
+    pub fn observe(&self, broker: &Broker<SimDisk>) {
+        self.machine.watch.observe(self.life, broker, &self.machine.drive);
     }
 
     /// A task of this process: it runs only while the process does.

@@ -22,18 +22,21 @@ mod tests;
 
 use std::{future::Future, ops::RangeInclusive, pin::Pin, rc::Rc};
 
-pub use machine::{Machine, MachineNo, Observer, Process, State};
+pub use machine::{Machine, MachineNo, Process, State, Watch};
 pub use network::Network;
 use stormglass_core::{ids::Name, runtime::Runtime};
 
 use crate::{
     disk::{DiskConfig, SimDisk, Timer},
     fault::Unsynced,
+    history::Stop,
 };
 
 /// What a machine runs, from its start to its end; called anew for each process.
-pub type Program<R> = Rc<dyn Fn(R, SimDisk) -> Running>;
-pub type Running = Pin<Box<dyn Future<Output = ()>>>;
+pub type Program<R> = Rc<dyn Fn(R, SimDisk) -> Life>;
+/// A process; it ends by itself only with a reason.
+pub type Life = Pin<Box<dyn Future<Output = Stop>>>;
+type Running = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What both simulators are told about the network.
 #[derive(Clone, Debug)]
@@ -104,49 +107,63 @@ impl<W: World> Cluster<W> {
         self.machines().find(|machine| *machine.name == *name).map(|machine| machine.no)
     }
 
-    /// Adds a machine and starts its program.
+    /// Adds a machine on which `program` will run.
     pub fn add(
         &mut self,
         name: Name,
         disk: DiskConfig,
-        observer: Option<Observer>,
+        watch: Rc<dyn Watch>,
         program: Program<W::Runtime>,
     ) -> MachineNo {
         let no = MachineNo(self.nodes.len());
-        let machine = Machine::new(no, name, self.seed, disk, observer);
+        let machine = Machine::new(no, name, self.seed, disk, watch);
         self.world.add(&machine);
+        self.network.set_process(no, false);
         self.nodes.push(Node { machine, program });
-        self.start(no);
         no
     }
 
-    fn start(&mut self, no: MachineNo) {
+    /// Starts a machine's program if none runs there. False if one does.
+    pub fn start(&mut self, no: MachineNo) -> bool {
+        let node = &self.nodes[no.0];
+        match node.machine.state() {
+            State::Running => return false,
+            State::NoPower => {
+                self.network.set_power(no, true);
+                self.update_links();
+            }
+            State::NoProcess => {}
+        }
         let node = &self.nodes[no.0];
         let time = self.world.time();
         let disk = node.machine.drive.attach(time.clone());
         let process = node.machine.start(self.network.clone(), time);
         self.world.start(process, disk, &node.program);
+        true
     }
 
-    /// The process dies; the machine's kernel closes its connections.
-    pub fn kill(&mut self, no: MachineNo) {
+    /// The process dies; the machine's kernel closes its connections. False if
+    /// there was none.
+    pub fn kill(&mut self, no: MachineNo) -> bool {
         let machine = self.machine(no).clone();
-        if machine.state() == State::Running {
-            machine.state.set(State::NoProcess);
-            machine.drive.detach();
+        let ran = machine.state() == State::Running && machine.stop(Stop::Killed);
+        if ran {
             machine.resume();
             self.network.set_process(no, false);
             self.world.stop(no);
         }
+        ran
     }
 
     /// The machine goes silent; its unsynced pages are lost as `unsynced` says.
-    pub fn power_loss(&mut self, no: MachineNo, unsynced: Unsynced) {
+    /// False if it had no power.
+    pub fn power_loss(&mut self, no: MachineNo, unsynced: Unsynced) -> bool {
         let machine = self.machine(no).clone();
         if machine.state() == State::NoPower {
-            return;
+            return false;
         }
-        let ran = machine.state.replace(State::NoPower) == State::Running;
+        let ran = machine.stop(Stop::PowerLost);
+        machine.state.set(State::NoPower);
         machine.drive.power_loss(unsynced);
         self.network.set_power(no, false);
         self.update_links();
@@ -154,25 +171,16 @@ impl<W: World> Cluster<W> {
         if ran {
             self.world.stop(no);
         }
+        true
     }
 
-    /// Starts a machine's program if none runs there.
-    pub fn restart(&mut self, no: MachineNo) {
-        let state = self.machine(no).state();
-        if state == State::Running {
-            return;
-        }
-        if state == State::NoPower {
-            self.network.set_power(no, true);
-            self.update_links();
-        }
-        self.start(no);
-    }
-
-    pub fn pause(&mut self, no: MachineNo) {
-        if self.machine(no).state() == State::Running {
+    /// The process stops running, its machine goes on. False if there is none.
+    pub fn pause(&mut self, no: MachineNo) -> bool {
+        let runs = self.machine(no).state() == State::Running;
+        if runs {
             self.machine(no).pause();
         }
+        runs
     }
 
     pub fn resume(&mut self, no: MachineNo) {
@@ -208,8 +216,8 @@ impl<W: World> Cluster<W> {
         }
     }
 
-    /// Undoes every fault that lasts: all machines run, all links pass, clocks
-    /// are right, disks work. What was lost stays lost.
+    /// Undoes every fault that lasts: all links pass, clocks are right, disks
+    /// work, nobody is paused. What was lost stays lost, what is down stays down.
     pub fn heal_all(&mut self) {
         self.network.uncut_all();
         for (a, b) in self.network.slow_links() {
@@ -223,7 +231,6 @@ impl<W: World> Cluster<W> {
             machine.drive.repair();
             machine.clock.borrow_mut().correct(now);
             machine.resume();
-            self.restart(no);
         }
     }
 

@@ -152,8 +152,8 @@ impl World for MadsimWorld {
         let life = program(runtime, disk);
         let handle = self.handle.clone();
         let task = process.clone().task(async move {
-            life.await;
-            process.exit();
+            let why = life.await;
+            process.exit(why);
             handle.kill(id);
         });
         STARTING.with_borrow_mut(|starting| starting.push((id, Box::pin(task))));
@@ -235,8 +235,8 @@ impl Runtime for MadsimRuntime {
         }
     }
 
-    fn observe(&self, now: Now, broker: &Broker<SimDisk>) {
-        self.process.observe(now, broker);
+    fn observe(&self, _now: Now, broker: &Broker<SimDisk>) {
+        self.process.observe(broker);
     }
 }
 

@@ -84,8 +84,8 @@ pub struct TurmoilWorld {
 }
 
 struct Host {
+    /// What the host runs when it is started next.
     next: Rc<RefCell<Option<Running>>>,
-    added: bool,
     /// By machine, whether segments from this one are lost.
     cut: Vec<bool>,
 }
@@ -111,29 +111,11 @@ impl World for TurmoilWorld {
         clock::set_true_now_us(self.now_us());
     }
 
-    fn add(&mut self, _machine: &Rc<Machine>) {
-        self.hosts.push(Host { next: Rc::default(), added: false, cut: Vec::new() });
-    }
-
-    fn start(&mut self, process: Process, disk: SimDisk, program: &Program<TurmoilRuntime>) {
-        let no = process.machine.no;
-        let life = program(TurmoilRuntime { process: process.clone() }, disk);
-        let ended = self.ended.clone();
-        let task = process.clone().task(async move {
-            life.await;
-            process.exit();
-            ended.borrow_mut().push(no);
-            // A host that has ended keeps its sockets; it is crashed instead.
-            std::future::pending().await
-        });
-        let host = &mut self.hosts[no.0];
-        *host.next.borrow_mut() = Some(Box::pin(task));
-        if std::mem::replace(&mut host.added, true) {
-            self.sim.bounce(no.ip());
-            return;
-        }
-        let next = host.next.clone();
-        self.sim.host(no.ip(), move || {
+    fn add(&mut self, machine: &Rc<Machine>) {
+        let next: Rc<RefCell<Option<Running>>> = Rc::default();
+        self.hosts.push(Host { next: next.clone(), cut: Vec::new() });
+        // A host runs at once; until it is started it has nothing to do.
+        self.sim.host(machine.no.ip(), move || {
             let life = next.borrow_mut().take();
             async move {
                 if let Some(life) = life {
@@ -142,6 +124,21 @@ impl World for TurmoilWorld {
                 Ok(())
             }
         });
+    }
+
+    fn start(&mut self, process: Process, disk: SimDisk, program: &Program<TurmoilRuntime>) {
+        let no = process.machine.no;
+        let life = program(TurmoilRuntime { process: process.clone() }, disk);
+        let ended = self.ended.clone();
+        let task = process.clone().task(async move {
+            let why = life.await;
+            process.exit(why);
+            ended.borrow_mut().push(no);
+            // A host that has ended keeps its sockets; it is crashed instead.
+            std::future::pending().await
+        });
+        *self.hosts[no.0].next.borrow_mut() = Some(Box::pin(task));
+        self.sim.bounce(no.ip());
     }
 
     fn stop(&mut self, machine: MachineNo) {
@@ -216,8 +213,8 @@ impl Runtime for TurmoilRuntime {
         }
     }
 
-    fn observe(&self, now: Now, broker: &Broker<SimDisk>) {
-        self.process.observe(now, broker);
+    fn observe(&self, _now: Now, broker: &Broker<SimDisk>) {
+        self.process.observe(broker);
     }
 }
 

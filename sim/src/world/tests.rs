@@ -22,7 +22,7 @@ type Script = [(u64, Fault)];
 
 const PORT: u16 = 10_911;
 
-async fn echo<R: Runtime>(rt: R) {
+async fn echo<R: Runtime>(rt: R) -> Stop {
     let mut listener = rt.listen(SocketAddr::new(MachineNo(0).ip(), PORT)).await.unwrap();
     while let Ok((mut reader, mut writer, _)) = listener.accept().await {
         rt.spawn(async move {
@@ -34,9 +34,10 @@ async fn echo<R: Runtime>(rt: R) {
             }
         });
     }
+    Stop::GaveUp
 }
 
-async fn ask<R: Runtime>(rt: R, log: Log) {
+async fn ask<R: Runtime>(rt: R, log: Log) -> Stop {
     let note = |what: String| {
         log.borrow_mut().push(format!(
             "{:?} {} {what}",
@@ -86,6 +87,13 @@ async fn before<R: Runtime, T>(rt: &R, until: Time, work: impl Future<Output = T
     .await
 }
 
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn started(&self, _life: u32) {}
+    fn stopped(&self, _why: Stop) {}
+}
+
 struct NoHandlers;
 
 impl Handlers for NoHandlers {
@@ -96,25 +104,20 @@ impl Handlers for NoHandlers {
 async fn conduct<W: World>(world: W, script: &Script, run_ms: u64) -> Vec<String> {
     let mut cluster = Cluster::new(world, 7);
     let log = Log::default();
-    cluster.add(
-        "broker-1".into(),
-        DiskConfig::default(),
-        None,
-        Rc::new(|rt, _disk| Box::pin(echo(rt))),
-    );
     let seen = log.clone();
-    cluster.add(
-        "client-1".into(),
-        DiskConfig::default(),
-        None,
-        Rc::new(move |rt, _disk| Box::pin(ask(rt, seen.clone()))),
-    );
+    add(&mut cluster, "broker-1", Rc::new(|rt, _disk| Box::pin(echo(rt))));
+    add(&mut cluster, "client-1", Rc::new(move |rt, _disk| Box::pin(ask(rt, seen.clone()))));
     for (at_ms, fault) in script {
         cluster.world.advance_to(at_ms * 1000).await;
         apply(&mut cluster, &NoHandlers, fault).unwrap();
     }
     cluster.world.advance_to(run_ms * 1000).await;
     log.take()
+}
+
+fn add<W: World>(cluster: &mut Cluster<W>, name: &str, program: Program<W::Runtime>) {
+    let no = cluster.add(name.into(), DiskConfig::default(), Rc::new(Unwatched), program);
+    cluster.start(no);
 }
 
 const NET: NetConfig = NetConfig { latency_us: 1_000..=3_000 };
@@ -269,14 +272,15 @@ fn a_program_that_ends_closes_its_connections() {
         let log = Log::default();
         let short: Program<W::Runtime> = Rc::new(|rt: W::Runtime, _disk| {
             Box::pin(async move {
-                rt.spawn(echo(rt.clone()));
+                let echo = echo(rt.clone());
+                rt.spawn(async { drop(echo.await) });
                 rt.sleep_until(Time(500_000)).await;
+                Stop::Graceful
             })
         });
-        cluster.add("broker-1".into(), DiskConfig::default(), None, short);
         let seen = log.clone();
-        let asks: Program<W::Runtime> = Rc::new(move |rt, _| Box::pin(ask(rt, seen.clone())));
-        cluster.add("client-1".into(), DiskConfig::default(), None, asks);
+        add(&mut cluster, "broker-1", short);
+        add(&mut cluster, "client-1", Rc::new(move |rt, _| Box::pin(ask(rt, seen.clone()))));
         cluster.world.advance_to(1_000_000).await;
         assert_eq!(cluster.machine(MachineNo(0)).state(), State::NoProcess);
         log.take()
