@@ -135,6 +135,8 @@ pub struct SendReceipt {
     /// The id that the broker gave; of a batch, all of them joined by commas.
     pub offset_message_id: String,
     pub status: SendStatus,
+    /// Requests that were sent for it; each but the last may have stored another copy (D1).
+    pub tries: u32,
 }
 
 /// Why a send has no receipt.
@@ -142,9 +144,10 @@ pub struct SendReceipt {
 pub enum SendError {
     /// It is not stored and never will be.
     Refused(Rejected),
-    /// It may be stored, once or more, or not: a try was sent and its answer
-    /// never came.
-    Unknown { why: String },
+    /// It may be stored, up to `tries` times, or not: a try was sent and its
+    /// answer never came. `u32::MAX` when the client stopped and nobody knows
+    /// how many it made.
+    Unknown { why: String, tries: u32 },
 }
 
 impl SendError {
@@ -162,7 +165,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SendError::Refused(rejected) => write!(f, "refused, not stored: {rejected}"),
-            SendError::Unknown { why } => write!(f, "unknown whether stored: {why}"),
+            SendError::Unknown { why, .. } => write!(f, "unknown whether stored: {why}"),
         }
     }
 }
@@ -259,6 +262,31 @@ impl Received {
             None => message::offset_message_id(self.record.store_host, self.record.position),
         }
     }
+}
+
+/// How the work of a group's member changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The queues that it owns from here on, all of them, sorted. Told before
+    /// it asks where to read new ones.
+    Assigned(Vec<MessageQueue>),
+    /// It reads this queue from this offset on.
+    Reading { queue: MessageQueue, offset: i64, source: OffsetSource },
+}
+
+/// Where the offset comes from at which a member starts to read a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetSource {
+    /// The group's stored offset, or a broadcasting member's own.
+    Committed,
+    /// There was none: the first message still there.
+    First,
+    /// There was none: what is sent from now on.
+    Last,
+    /// There was none: the first message after a given time.
+    Time,
+    /// The broker said that the offset is out of range, and gave another.
+    Corrected,
 }
 
 /// What one pull found.

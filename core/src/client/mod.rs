@@ -11,8 +11,8 @@ use std::{
 };
 
 pub use api::{
-    Answer, Ask, ClientError, Message, MessageQueue, Pulled, QueueAsk, Received, SendError,
-    SendOptions, SendReceipt, SendStatus,
+    Answer, Ask, Change, ClientError, Message, MessageQueue, OffsetSource, Pulled, QueueAsk,
+    Received, SendError, SendOptions, SendReceipt, SendStatus,
 };
 pub use config::{ClientConfig, ConsumeMode, ConsumerConfig, StartAt};
 
@@ -111,6 +111,11 @@ pub enum Output {
         consumer: ConsumerId,
         delivery: DeliveryId,
         message: Received,
+    },
+    /// What the consumer owns, or where it reads, has changed.
+    Changed {
+        consumer: ConsumerId,
+        change: Change,
     },
     /// The consumer has left its group; no delivery follows.
     Left {

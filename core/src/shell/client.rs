@@ -16,8 +16,8 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use handle::{Client, Consumer, Delivery, PullConsumer};
-use handle::{Request, Settlement};
+pub use handle::{Changes, Client, Consumer, Delivery, PullConsumer};
+use handle::{Feed, Request, Settlement};
 
 use super::connection::{Outbox, read_frames, write_packets};
 use crate::{
@@ -76,7 +76,7 @@ struct Link {
 }
 
 struct Subscriber {
-    deliveries: mpsc::Sender<Delivery>,
+    feed: Feed,
     redelivery_delay: Duration,
 }
 
@@ -167,11 +167,9 @@ impl<R: Runtime> Running<R> {
         for request in batch.requests.drain(..) {
             let ticket = next(&mut self.next_ticket);
             self.waiting.insert(ticket, request.reply);
-            if let (Some(deliveries), Command::Subscribe(config)) =
-                (request.deliveries, &request.command)
-            {
+            if let (Some(feed), Command::Subscribe(config)) = (request.feed, &request.command) {
                 let redelivery_delay = config.redelivery_delay;
-                self.subscribing.insert(ticket, Subscriber { deliveries, redelivery_delay });
+                self.subscribing.insert(ticket, Subscriber { feed, redelivery_delay });
             }
             self.core.handle(now, Input::Command { ticket, command: request.command });
         }
@@ -198,6 +196,12 @@ impl<R: Runtime> Running<R> {
                     }
                 }
                 Output::Complete { ticket, done } => self.complete(ticket, done),
+                Output::Changed { consumer, change } => {
+                    if let Some(subscriber) = self.consumers.get(&consumer) {
+                        // Full when the application does not want to know.
+                        let _ = subscriber.feed.changes.try_send(change);
+                    }
+                }
                 Output::Left { consumer } => {
                     self.consumers.remove(&consumer);
                 }
@@ -210,7 +214,7 @@ impl<R: Runtime> Running<R> {
                         settlements: Some(self.settlements.clone()),
                     };
                     // A dropped consumer's delivery settles itself by being dropped.
-                    let _ = subscriber.deliveries.try_send(delivery);
+                    let _ = subscriber.feed.deliveries.try_send(delivery);
                 }
             }
         }

@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     client::{
-        Answer, Ask, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId, Done, Message,
+        Answer, Ask, Change, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId, Done, Message,
         MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt, Verdict,
     },
     error::Rejected,
@@ -19,10 +19,19 @@ use crate::{
 
 pub(super) struct Request {
     pub command: Command,
-    /// Where deliveries go, of a `Subscribe`.
-    pub deliveries: Option<mpsc::Sender<Delivery>>,
+    /// Of a `Subscribe`.
+    pub feed: Option<Feed>,
     pub reply: oneshot::Sender<Done>,
 }
+
+/// Where a consumer's deliveries and changes go.
+pub(super) struct Feed {
+    pub deliveries: mpsc::Sender<Delivery>,
+    pub changes: mpsc::Sender<Change>,
+}
+
+/// Changes that nobody has read yet; further ones are not told.
+const UNREAD_CHANGES: usize = 1024;
 
 pub(super) enum Settlement {
     Settled {
@@ -93,7 +102,8 @@ impl Client {
             Ok(_) => Err(not_sent()),
             Err(CallError::NotTaken) => Err(not_sent()),
             Err(CallError::NoAnswer) => {
-                Err(SendError::Unknown { why: "the client stopped".to_owned() })
+                let why = "the client stopped".to_owned();
+                Err(SendError::Unknown { why, tries: u32::MAX })
             }
         }
     }
@@ -102,9 +112,12 @@ impl Client {
     pub async fn subscribe(&self, config: ConsumerConfig) -> Result<Consumer, ClientError> {
         // Never full: the value hands out at most this many unsettled deliveries.
         let (sender, deliveries) = mpsc::channel(config.max_outstanding.max(1));
-        match self.call(Command::Subscribe(Box::new(config)), Some(sender)).await {
+        let (changes_in, changes) = mpsc::channel(UNREAD_CHANGES);
+        let feed = Feed { deliveries: sender, changes: changes_in };
+        match self.call(Command::Subscribe(Box::new(config)), Some(feed)).await {
             Ok(Done::Subscribed(id)) => {
-                Ok(Consumer { client: self.clone(), id: id?, deliveries, open: true })
+                let changes = Some(Changes(changes));
+                Ok(Consumer { client: self.clone(), id: id?, deliveries, changes, open: true })
             }
             _ => Err(ClientError::Closed),
         }
@@ -215,10 +228,10 @@ impl Client {
     async fn call(
         &self,
         command: Command,
-        deliveries: Option<mpsc::Sender<Delivery>>,
+        feed: Option<Feed>,
     ) -> Result<Done, CallError> {
         let (reply, done) = oneshot::channel();
-        let request = Request { command, deliveries, reply };
+        let request = Request { command, feed, reply };
         self.requests.send(request).await.map_err(|_| CallError::NotTaken)?;
         done.await.map_err(|_| CallError::NoAnswer)
     }
@@ -242,7 +255,18 @@ pub struct Consumer {
     client: Client,
     id: ConsumerId,
     deliveries: mpsc::Receiver<Delivery>,
+    changes: Option<Changes>,
     open: bool,
+}
+
+/// What a member owns and where it reads, as it changes.
+pub struct Changes(mpsc::Receiver<Change>);
+
+impl Changes {
+    /// The next change; none once the consumer is closed.
+    pub async fn next(&mut self) -> Option<Change> {
+        self.0.recv().await
+    }
 }
 
 impl Consumer {
@@ -250,6 +274,12 @@ impl Consumer {
     /// calling this costs bounded memory: pulling stops.
     pub async fn next(&mut self) -> Option<Delivery> {
         self.deliveries.recv().await
+    }
+
+    /// Rebalancing, as it happens, for an application that wants to know. Given
+    /// out once; when it is not read, changes beyond the first 1024 are not kept.
+    pub fn changes(&mut self) -> Option<Changes> {
+        self.changes.take()
     }
 
     /// The queues that this member owns now, sorted.
