@@ -1,2 +1,3 @@
 // One binary, so one link.
 mod conformance;
+mod oracles_bite;
