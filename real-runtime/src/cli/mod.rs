@@ -1,13 +1,19 @@
 //! The command line.
 
+mod admin;
 mod bench;
-mod connect;
+mod consume;
+mod group;
+mod link;
 mod output;
+mod produce;
 mod serve;
+mod topic;
 
 use std::{error::Error, fmt};
 
 use clap::{Parser, Subcommand};
+use stormglass::on_tokio::block_on;
 
 /// A durable message broker that RocketMQ clients can use.
 #[derive(Debug, Parser)]
@@ -21,6 +27,16 @@ pub struct Cli {
 enum Command {
     /// Run a name server and a broker on one port.
     Serve(serve::Serve),
+    /// Create and look at topics.
+    #[command(subcommand)]
+    Topic(topic::Topic),
+    /// Look at consumer groups.
+    #[command(subcommand)]
+    Group(group::Group),
+    /// Send messages.
+    Produce(produce::Produce),
+    /// Receive messages.
+    Consume(consume::Consume),
     /// Measure a broker or a disk.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -30,6 +46,10 @@ impl Cli {
     pub fn run(self) -> Result<(), Box<dyn Error>> {
         match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Topic(topic) => Ok(block_on(topic.run())??),
+            Command::Group(group) => Ok(block_on(group.run())??),
+            Command::Produce(produce) => block_on(produce.run())?,
+            Command::Consume(consume) => block_on(consume.run())?,
             Command::Bench(bench) => Ok(bench.run()?),
         }
     }

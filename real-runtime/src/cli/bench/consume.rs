@@ -15,15 +15,14 @@ use stormglass_core::{
 };
 use tokio::task::spawn_local;
 
-use super::{
-    Read, SILENCE, Tally,
+use super::{Read, SILENCE, Tally, target};
+use crate::cli::{
+    admin::{Queue, succeeded},
     link::Link,
-    target::{self, Queue},
 };
 
 pub async fn run(read: &Read) -> io::Result<Tally> {
-    let queues =
-        target::find(read.common.name_server, &read.common.topic, read.common.queues).await?;
+    let queues = target::find(&read.common).await?;
     // Each connection has its own queues; all count together.
     let wanted = read.count.map(|count| std::rc::Rc::new(std::cell::Cell::new(count)));
     let mut readers = Vec::new();
@@ -62,7 +61,7 @@ pub async fn run(read: &Read) -> io::Result<Tally> {
 pub fn by_connection(queues: &[Queue], connections: usize) -> Vec<(SocketAddr, Vec<u32>)> {
     let mut dealt: BTreeMap<(usize, SocketAddr), Vec<u32>> = BTreeMap::new();
     for (n, queue) in queues.iter().enumerate() {
-        dealt.entry((n % connections, queue.broker)).or_default().push(queue.queue);
+        dealt.entry((n % connections, queue.addr)).or_default().push(queue.queue);
     }
     dealt.into_iter().map(|((_, broker), queues)| (broker, queues)).collect()
 }
@@ -95,7 +94,7 @@ impl Reader {
         };
         let body = heartbeat.to_bytes();
         let beat = Frame::request(request::HEART_BEAT, i32::MAX, Default::default(), body);
-        expect_success(link.ask(&beat.encoding(Encoding::Binary)).await?)?;
+        succeeded(link.ask(&beat.encoding(Encoding::Binary)).await?)?;
         Ok(Reader { link, topic: topic.to_owned(), group, batch, queues: BTreeMap::new() })
     }
 
@@ -103,7 +102,7 @@ impl Reader {
     pub async fn edge(&mut self, code: i32, queue: u32) -> io::Result<i64> {
         let fields = QueueHeader { topic: &self.topic, queue }.fields();
         let ask = Frame::request(code, i32::MAX, fields, Bytes::new());
-        let answer = expect_success(self.link.ask(&ask.encoding(Encoding::Binary)).await?)?;
+        let answer = succeeded(self.link.ask(&ask.encoding(Encoding::Binary)).await?)?;
         Ok(OffsetReply::parse(&answer.fields).map_err(io::Error::other)?.offset)
     }
 
@@ -133,7 +132,7 @@ impl Reader {
             match answer.code {
                 code::SUCCESS => split(answer.body, &mut bodies)?,
                 code::PULL_NOT_FOUND | code::PULL_RETRY_IMMEDIATELY | code::PULL_OFFSET_MOVED => {}
-                _ => return expect_success(answer).map(|_| bodies),
+                _ => return succeeded(answer).map(|_| bodies),
             }
             let reply = reply.map_err(io::Error::other)?;
             *place = (reply.next_offset, false);
@@ -189,11 +188,4 @@ fn body_of(records: &Bytes) -> Option<(Bytes, usize)> {
     let at = 84 + longer(sys_flag::BORN_HOST_V6) + longer(sys_flag::STORE_HOST_V6);
     let end = at + 4 + word(at)? as usize;
     (end <= len && len <= records.len()).then(|| (records.slice(at + 4..end), len))
-}
-
-fn expect_success(answer: Frame) -> io::Result<Frame> {
-    match answer.code {
-        code::SUCCESS => Ok(answer),
-        code => Err(io::Error::other(format!("code {code}: {}", answer.remark))),
-    }
 }

@@ -24,7 +24,7 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 
 pub async fn run(load: &Load) -> io::Result<Tally> {
     let common = &load.common;
-    let queues = target::find(common.name_server, &common.topic, common.queues).await?;
+    let queues = target::find(common).await?;
     let clock =
         Clock { mark: getrandom::u64().map_err(io::Error::other)?, started: Instant::now() };
     let received = Rc::new(RefCell::new(Tally::default()));

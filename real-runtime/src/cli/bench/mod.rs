@@ -4,7 +4,6 @@
 mod consume;
 mod e2e;
 mod latency;
-mod link;
 mod pace;
 mod produce;
 mod raw;
@@ -13,7 +12,6 @@ mod target;
 
 use std::{
     io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -21,7 +19,10 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::output::{Format, Table};
+use super::{
+    admin::Server,
+    output::{Format, Table},
+};
 use latency::Latencies;
 use stormglass::on_tokio::block_on;
 
@@ -42,9 +43,8 @@ pub enum Bench {
 
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Name server.
-    #[arg(short, long, default_value = "127.0.0.1:9876", value_name = "ADDR")]
-    pub name_server: SocketAddr,
+    #[command(flatten)]
+    pub server: Server,
     /// Topic; created if it does not exist.
     #[arg(short, long, default_value = "stormglass-bench")]
     pub topic: String,

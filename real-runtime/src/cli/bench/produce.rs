@@ -21,19 +21,17 @@ use stormglass_core::{
 };
 use tokio::{sync::mpsc, task::spawn_local};
 
-use super::{
-    Load, SILENCE, Tally,
+use super::{Load, SILENCE, Tally, pace, target};
+use crate::cli::{
+    admin::Queue,
     link::{Answer, Link, Template},
-    pace,
-    target::{self, Queue},
 };
 
 /// Answers that mean "stored": success, and three ways of being less safe.
 const STORED: [i32; 4] = [0, 10, 11, 12];
 
 pub async fn run(load: &Load) -> io::Result<Tally> {
-    let queues =
-        target::find(load.common.name_server, &load.common.topic, load.common.queues).await?;
+    let queues = target::find(&load.common).await?;
     run_on(load, &queues, None).await
 }
 
@@ -42,7 +40,7 @@ pub async fn run(load: &Load) -> io::Result<Tally> {
 pub async fn run_on(load: &Load, queues: &[Queue], clock: Option<Clock>) -> io::Result<Tally> {
     let mut by_broker: BTreeMap<SocketAddr, Vec<u32>> = BTreeMap::new();
     for queue in queues {
-        by_broker.entry(queue.broker).or_default().push(queue.queue);
+        by_broker.entry(queue.addr).or_default().push(queue.queue);
     }
     let connections = usize::from(load.common.connections);
     let mut paces = match load.rate {
