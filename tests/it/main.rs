@@ -1,3 +1,5 @@
 // One binary, so one link.
+mod broker;
 mod conformance;
+mod crash_points;
 mod oracles_bite;

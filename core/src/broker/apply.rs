@@ -10,7 +10,7 @@ use crate::{
     error::{Rejected, StoreError},
     ids::{ConnId, Name, Position},
     log::{Base, Kind, Place},
-    replication::ASYNC_WINDOW,
+    replication::{ASYNC_WINDOW, Needs},
     runtime::Disk,
     time::Now,
     wire::{Fields, Frame, code, frame::ReplyTo},
@@ -73,7 +73,7 @@ impl<D: Disk> Broker<D> {
     ) -> Result<(), StoreError> {
         let first = self.dispatches.len() - count as usize;
         let dispatches = &mut self.dispatches;
-        let place = self.replica.propose(&mut self.draft, |part, position| {
+        let place = self.replica.propose(&mut self.draft, Needs::Flush, |part, position| {
             dispatches[first + part].entry.position = position;
         })?;
         if let Some(answer) = &mut answer {
@@ -91,7 +91,11 @@ impl<D: Disk> Broker<D> {
     ) -> Result<Place, StoreError> {
         self.draft.clear(Kind::Command);
         self.draft.part(|out| command.encode(out));
-        let place = self.replica.propose(&mut self.draft, |_, _| {})?;
+        let needs = match command {
+            Command::Offsets(_) => Needs::Flush,
+            _ => Needs::Durable,
+        };
+        let place = self.replica.propose(&mut self.draft, needs, |_, _| {})?;
         self.proposed.push_back(Proposed { place, what: Proposal::Command { command, answer } });
         Ok(place)
     }

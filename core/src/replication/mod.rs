@@ -30,6 +30,16 @@ pub enum Flush {
 /// that a power failure took back is ever given to another message.
 pub const ASYNC_WINDOW: u64 = 1 << 20;
 
+/// What an entry needs to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// What the flush mode promises.
+    Flush,
+    /// To be durable in every mode: if power loss took a new queue, or the jump
+    /// over lost offsets, the next life would use its offsets again.
+    Durable,
+}
+
 /// An idle log writes down how far it is durable after this pause, so that
 /// recovery can tell rot in its last entries from a torn tail.
 const MARK_AFTER: Duration = Duration::from_millis(10);
@@ -46,8 +56,9 @@ pub struct Replica<D: Disk> {
     /// covers.
     unsynced: u64,
     in_sync: u64,
-    /// Where the async window was full: nothing beyond commits before a sync.
-    held_at: Option<Position>,
+    /// Under async flush, what must be durable all the same before anything
+    /// from its start on commits: from here to there.
+    held: (Position, Position),
     next_flush: Time,
     /// The end of the last mark: it needs no other mark to vouch for it.
     marked: Position,
@@ -77,7 +88,7 @@ impl<D: Disk> Replica<D> {
             recovered: false,
             unsynced: 0,
             in_sync: 0,
-            held_at: None,
+            held: (Position(0), Position(0)),
             next_flush: Time::ZERO,
             marked: Position(0),
             mark_at: None,
@@ -119,6 +130,7 @@ impl<D: Disk> Replica<D> {
     pub fn propose(
         &mut self,
         draft: &mut Draft,
+        needs: Needs,
         mut places: impl FnMut(usize, Position),
     ) -> Result<Place, StoreError> {
         let mut parts = 0;
@@ -128,8 +140,9 @@ impl<D: Disk> Replica<D> {
             places(part, position);
         })?;
         self.unsynced += parts;
-        if self.held_at.is_none() && self.in_sync + self.unsynced > ASYNC_WINDOW {
-            self.held_at = Some(before);
+        if needs == Needs::Durable || self.in_sync + self.unsynced > ASYNC_WINDOW {
+            let from = if self.is_held() { self.held.0 } else { before };
+            self.held = (from, place.end);
         }
         self.mark_at = None;
         Ok(place)
@@ -166,7 +179,10 @@ impl<D: Disk> Replica<D> {
         let due = match self.flush {
             Flush::Sync => true,
             Flush::Async { .. } => {
-                now >= self.next_flush || self.unsynced >= ASYNC_WINDOW / 2 || !self.recovered
+                now >= self.next_flush
+                    || self.unsynced >= ASYNC_WINDOW / 2
+                    || self.is_held()
+                    || !self.recovered
             }
         };
         if due { self.sync_with(now, &[]) } else { None }
@@ -203,7 +219,6 @@ impl<D: Disk> Replica<D> {
         self.syncing = false;
         self.recovered = true;
         self.in_sync = 0;
-        self.held_at = None;
         if durable == self.log.end() && durable > self.marked {
             self.mark_at = Some(now + MARK_AFTER);
         }
@@ -211,14 +226,18 @@ impl<D: Disk> Replica<D> {
         Ok(())
     }
 
+    fn is_held(&self) -> bool {
+        self.log.durable() < self.held.1
+    }
+
     fn advance_commit(&mut self) {
         let reached = match self.flush {
             Flush::Sync => self.log.durable(),
             Flush::Async { .. } if !self.recovered => self.log.durable(),
-            Flush::Async { .. } => {
-                let held = self.held_at.unwrap_or(Position(u64::MAX));
-                self.log.written().min(held).max(self.log.durable())
+            Flush::Async { .. } if self.is_held() => {
+                self.log.written().min(self.held.0).max(self.log.durable())
             }
+            Flush::Async { .. } => self.log.written(),
         };
         if reached > self.committed {
             self.committed = reached;
