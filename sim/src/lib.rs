@@ -7,4 +7,5 @@ pub mod fault;
 pub mod history;
 pub mod logging;
 pub mod oracle;
+pub mod record;
 pub mod world;
