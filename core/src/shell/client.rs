@@ -205,8 +205,8 @@ impl<R: Runtime> Running<R> {
                 Output::Left { consumer } => {
                     self.consumers.remove(&consumer);
                 }
-                Output::Deliver { consumer, delivery, message } => {
-                    let Some(subscriber) = self.consumers.get(&consumer) else { continue };
+                Output::Deliver { delivery, message } => {
+                    let Some(subscriber) = self.consumers.get(&delivery.consumer) else { continue };
                     let delivery = Delivery {
                         message,
                         id: delivery,

@@ -1,0 +1,499 @@
+//! One owned queue: where to start, pulling, and storing what is processed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Call, Consumer, History};
+use crate::{
+    client::{
+        MessageQueue, StartAt,
+        context::{Context, Purpose, Reply, Timer},
+        progress::Progress,
+    },
+    ids::Name,
+    message::{Properties, Record, property},
+    time::Time,
+    wire::{
+        Fields, Frame,
+        body::MessageModel,
+        code,
+        header::{
+            OffsetReply, PullHeader, PullReply, QueryOffsetHeader, QueueHeader, SearchOffsetHeader,
+            UpdateOffsetHeader, pull_flag,
+        },
+        request,
+    },
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(3);
+/// A broker that answers an empty pull at once does not hold pulls now.
+const UNHELD_PULL: Duration = Duration::from_millis(100);
+
+pub struct Owned {
+    pub queue: MessageQueue,
+    stage: Stage,
+    /// A call of the present stage is under way.
+    busy: bool,
+    not_before: Time,
+    failures: u32,
+    pulled_at: Time,
+    /// Once it is known where to start.
+    pub progress: Option<Progress>,
+    committed: Option<i64>,
+    committing: bool,
+}
+
+/// What has to be known next. No stage is left by a failure: an offset that
+/// could not be asked for is asked for again, never guessed (O3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The offset that the group stored.
+    Stored,
+    /// There is none: whether the group is new to the topic.
+    History,
+    /// The offset at which to start instead.
+    Start {
+        first: bool,
+    },
+    /// That it is stored: from now on the group has a place in this queue.
+    Anchor(i64),
+    Pulling,
+}
+
+impl Owned {
+    pub fn new(queue: MessageQueue) -> Owned {
+        Owned {
+            queue,
+            stage: Stage::Stored,
+            busy: false,
+            not_before: Time::ZERO,
+            failures: 0,
+            pulled_at: Time::ZERO,
+            progress: None,
+            committed: None,
+            committing: false,
+        }
+    }
+
+    /// The processed offset, if the broker does not have it yet.
+    pub fn uncommitted(&self) -> Option<i64> {
+        let processed = self.progress.as_ref()?.processed();
+        (self.committed != Some(processed)).then_some(processed)
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.failures = 0;
+        self.not_before = Time::ZERO;
+    }
+}
+
+impl Consumer {
+    /// Does what the queue needs next, if it can be done now.
+    pub fn step(&mut self, cx: &mut Context, number: u64) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        if let Some(progress) = &mut owned.progress {
+            progress.wake(cx.now.mono);
+        }
+        self.note_ready(number);
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        if owned.busy || cx.now.mono < owned.not_before {
+            return;
+        }
+        let broadcasting = self.config.model == MessageModel::Broadcasting;
+        let (topic, queue) = (&*owned.queue.topic, owned.queue.queue);
+        match owned.stage {
+            Stage::Stored if broadcasting => {
+                match self.config.local_offsets.get(&owned.queue).copied() {
+                    Some(offset) => self.start_pulling(cx, number, offset),
+                    None => {
+                        owned.enter(Stage::Start { first: false });
+                        self.step(cx, number);
+                    }
+                }
+            }
+            Stage::Stored => {
+                let fields = query_offset(&self.group, &owned.queue);
+                let (code, call) = (request::QUERY_CONSUMER_OFFSET, Call::Stored { queue: number });
+                self.call(cx, number, code, fields, cx.config.request_timeout, call);
+            }
+            Stage::History => self.survey(cx, number),
+            Stage::Start { first } => {
+                let at = if first { StartAt::First } else { self.config.start_at };
+                let header = QueueHeader { topic, queue };
+                let (code, fields) = match at {
+                    StartAt::First => (request::GET_MIN_OFFSET, header.fields()),
+                    StartAt::Last => (request::GET_MAX_OFFSET, header.fields()),
+                    StartAt::Time(timestamp) => {
+                        let header = SearchOffsetHeader { topic, queue, timestamp };
+                        (request::SEARCH_OFFSET_BY_TIMESTAMP, header.fields())
+                    }
+                };
+                let call = Call::Start { queue: number };
+                self.call(cx, number, code, fields, cx.config.request_timeout, call);
+            }
+            Stage::Anchor(offset) => {
+                let fields = update_offset(&self.group, &owned.queue, offset);
+                let call = Call::Anchor { queue: number, offset };
+                let code = request::UPDATE_CONSUMER_OFFSET;
+                self.call(cx, number, code, fields, cx.config.request_timeout, call);
+            }
+            Stage::Pulling => self.pull(cx, number),
+        }
+    }
+
+    /// Calls the broker that holds the queue, on behalf of its present stage.
+    fn call(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        code: i32,
+        fields: Fields,
+        timeout: Duration,
+        call: Call,
+    ) {
+        let Some(queue) = self.queues.get(&number).map(|owned| owned.queue.clone()) else { return };
+        self.call_about(cx, number, &queue, code, fields, timeout, call);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a call is this much")]
+    fn call_about(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        queue: &MessageQueue,
+        code: i32,
+        fields: Fields,
+        timeout: Duration,
+        call: Call,
+    ) {
+        let route = cx.route(&queue.topic, false);
+        let Some(addr) = route.and_then(|route| route.master(&queue.broker)) else {
+            return self.try_again(cx, number);
+        };
+        if let Some(owned) = self.queues.get_mut(&number) {
+            owned.busy = true;
+        }
+        cx.call(addr, code, fields, Bytes::new(), timeout, Purpose::Consumer(self.id, call));
+    }
+
+    /// The stage's call failed: the same again, later.
+    fn try_again(&mut self, cx: &mut Context, number: u64) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        let delay = cx.backoff(FIRST_RETRY, owned.failures, LAST_RETRY);
+        owned.failures += 1;
+        owned.not_before = cx.now.mono + delay;
+        cx.timers.set(owned.not_before, Timer::Queue(self.id, number));
+        let topic = owned.queue.topic.clone();
+        cx.refresh_route(&topic);
+    }
+
+    /// The answer to the stage's call. None: it failed and is taken care of, or
+    /// the queue is no longer owned.
+    fn answered(&mut self, cx: &mut Context, number: u64, reply: Reply) -> Option<Frame> {
+        let owned = self.queues.get_mut(&number)?;
+        owned.busy = false;
+        match reply {
+            Ok(frame) if frame.code == code::SUCCESS || frame.code == code::QUERY_NOT_FOUND => {
+                Some(frame)
+            }
+            _ => {
+                self.try_again(cx, number);
+                None
+            }
+        }
+    }
+
+    fn offset_in(&mut self, cx: &mut Context, number: u64, frame: &Frame) -> Option<i64> {
+        let reply = OffsetReply::parse(&frame.fields).ok().filter(|reply| reply.offset >= 0);
+        if frame.code != code::SUCCESS || reply.is_none() {
+            self.try_again(cx, number);
+            return None;
+        }
+        reply.map(|reply| reply.offset)
+    }
+
+    pub(super) fn on_stored(&mut self, cx: &mut Context, number: u64, reply: Reply) {
+        let Some(frame) = self.answered(cx, number, reply) else { return };
+        if frame.code == code::QUERY_NOT_FOUND {
+            let Some(owned) = self.queues.get_mut(&number) else { return };
+            // Whether the group is new or the queue is, both start at the first.
+            owned.enter(match self.config.start_at {
+                StartAt::First => Stage::Start { first: true },
+                _ => Stage::History,
+            });
+            return self.step(cx, number);
+        }
+        let Some(offset) = self.offset_in(cx, number, &frame) else { return };
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        owned.committed = Some(offset);
+        let topic = owned.queue.topic.clone();
+        self.start_pulling(cx, number, offset);
+        self.learn_history(cx, &topic, Vec::new());
+    }
+
+    /// Asks, for all queues of the topic that wait, whether the group has an
+    /// offset in any queue: only a group that has none anywhere is new (L14).
+    fn survey(&mut self, cx: &mut Context, number: u64) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        let name = owned.queue.topic.clone();
+        let Some(route) = cx.route(&name, false) else { return self.try_again(cx, number) };
+        let Some(topic) = self.topics.get_mut(&name) else { return };
+        if matches!(topic.history, History::Unknown) {
+            let queues = route.readable.clone();
+            topic.history = History::Asking { surveyor: number, queues, at: 0 };
+        }
+        match &topic.history {
+            History::Known { fresh } => {
+                let first = !fresh.contains(&owned.queue);
+                owned.enter(Stage::Start { first });
+                self.step(cx, number);
+            }
+            History::Asking { surveyor, queues, at } if *surveyor == number => {
+                let Some(queue) = queues.get(*at).cloned() else {
+                    let queues = queues.clone();
+                    return self.learn_history(cx, &name, queues);
+                };
+                let fields = query_offset(&self.group, &queue);
+                let code = request::QUERY_CONSUMER_OFFSET;
+                let (call, timeout) = (Call::Survey { queue: number }, cx.config.request_timeout);
+                self.call_about(cx, number, &queue, code, fields, timeout, call);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_survey(&mut self, cx: &mut Context, number: u64, reply: Reply) {
+        let Some(frame) = self.answered(cx, number, reply) else { return };
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        owned.failures = 0;
+        let name = owned.queue.topic.clone();
+        if frame.code == code::SUCCESS {
+            return self.learn_history(cx, &name, Vec::new());
+        }
+        if let Some(topic) = self.topics.get_mut(&name)
+            && let History::Asking { at, .. } = &mut topic.history
+        {
+            *at += 1;
+        }
+        self.step(cx, number);
+    }
+
+    fn learn_history(&mut self, cx: &mut Context, name: &Name, fresh: Vec<MessageQueue>) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if matches!(topic.history, History::Known { .. }) {
+            return;
+        }
+        topic.history = History::Known { fresh: fresh.into_iter().collect() };
+        self.step_waiting(cx, name);
+    }
+
+    /// A queue was lost; if it was asking for the others, another one goes on.
+    pub(super) fn pass_on_survey(&mut self, cx: &mut Context, number: u64, name: &Name) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if matches!(topic.history, History::Asking { surveyor, .. } if surveyor == number) {
+            topic.history = History::Unknown;
+            self.step_waiting(cx, name);
+        }
+    }
+
+    fn step_waiting(&mut self, cx: &mut Context, name: &Name) {
+        let waits = |owned: &Owned| owned.stage == Stage::History && owned.queue.topic == *name;
+        let queues = self.queues.iter();
+        let waiting: Vec<u64> =
+            queues.filter(|(_, owned)| waits(owned)).map(|(number, _)| *number).collect();
+        for number in waiting {
+            self.step(cx, number);
+        }
+    }
+
+    pub(super) fn on_start(&mut self, cx: &mut Context, number: u64, reply: Reply) {
+        let Some(frame) = self.answered(cx, number, reply) else { return };
+        let Some(offset) = self.offset_in(cx, number, &frame) else { return };
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        match self.config.model {
+            MessageModel::Broadcasting => self.start_pulling(cx, number, offset),
+            MessageModel::Clustering => {
+                owned.enter(Stage::Anchor(offset));
+                self.step(cx, number);
+            }
+        }
+    }
+
+    pub(super) fn on_anchor(&mut self, cx: &mut Context, number: u64, offset: i64, reply: Reply) {
+        let Some(frame) = self.answered(cx, number, reply) else { return };
+        if frame.code != code::SUCCESS {
+            return self.try_again(cx, number);
+        }
+        if let Some(owned) = self.queues.get_mut(&number) {
+            owned.committed = Some(offset);
+        }
+        self.start_pulling(cx, number, offset);
+    }
+
+    fn start_pulling(&mut self, cx: &mut Context, number: u64, offset: i64) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        owned.enter(Stage::Pulling);
+        owned.progress = Some(Progress::new(self.config.mode, offset));
+        self.step(cx, number);
+    }
+
+    /// Pulls, unless enough messages wait for the application already.
+    fn pull(&mut self, cx: &mut Context, number: u64) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        let Some(progress) = &owned.progress else { return };
+        let room = self.config.max_cached_messages.saturating_sub(progress.len());
+        if room == 0
+            || progress.bytes() >= self.config.max_cached_bytes
+            || progress.span() >= self.config.max_span
+        {
+            return;
+        }
+        let Some(topic) = self.topics.get(&owned.queue.topic) else { return };
+        owned.pulled_at = cx.now.mono;
+        let header = PullHeader {
+            group: &self.group,
+            topic: &owned.queue.topic,
+            queue: owned.queue.queue,
+            queue_offset: progress.next_pull(),
+            max_messages: room.min(self.config.pull_batch as usize) as i32,
+            sys_flag: pull_flag::SUSPEND | pull_flag::SUBSCRIPTION,
+            commit_offset: -1,
+            suspend_timeout: self.config.pull_hold.as_millis() as i64,
+            subscription: Some(&topic.subscription.expression),
+            sub_version: topic.subscription.version,
+            expression_type: Some(&topic.subscription.expression_type),
+            max_bytes: None,
+        };
+        let (fields, call) = (header.fields(), Call::Pull { queue: number });
+        self.call(cx, number, request::PULL_MESSAGE, fields, self.config.pull_timeout, call);
+    }
+
+    pub(super) fn on_pulled(&mut self, cx: &mut Context, number: u64, reply: Reply) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        owned.busy = false;
+        let Some(progress) = &mut owned.progress else { return };
+        let Some(topic) = self.topics.get(&owned.queue.topic) else { return };
+        let Ok(frame) = reply else { return self.try_again(cx, number) };
+        let offsets = PullReply::parse(&frame.fields);
+        match (frame.code, offsets) {
+            (code::SUCCESS, Ok(offsets)) => {
+                let Ok(mut records) = Record::parse_all(&frame.body) else {
+                    return self.try_again(cx, number);
+                };
+                // Tags of one hash look the same to the broker's index.
+                records.retain(|record| {
+                    let tag = Properties(&record.properties).get(property::TAGS);
+                    topic.filter.matches_tag(tag)
+                });
+                let before = progress.next_pull();
+                progress.extend(records, offsets.next_offset);
+                if progress.next_pull() == before {
+                    return self.try_again(cx, number);
+                }
+            }
+            (code::PULL_RETRY_IMMEDIATELY, Ok(offsets))
+                if offsets.next_offset > progress.next_pull() =>
+            {
+                progress.extend([], offsets.next_offset);
+            }
+            (code::PULL_NOT_FOUND | code::PULL_RETRY_IMMEDIATELY, Ok(offsets)) => {
+                progress.extend([], offsets.next_offset);
+                if cx.now.mono.since(owned.pulled_at) < UNHELD_PULL {
+                    owned.not_before = cx.now.mono + UNHELD_PULL;
+                    cx.timers.set(owned.not_before, Timer::Queue(self.id, number));
+                }
+            }
+            (code::PULL_OFFSET_MOVED, Ok(offsets)) if offsets.next_offset >= 0 => {
+                return self.restart_at(cx, number, offsets.next_offset);
+            }
+            (
+                code::SUBSCRIPTION_NOT_EXIST
+                | code::SUBSCRIPTION_NOT_LATEST
+                | code::SUBSCRIPTION_GROUP_NOT_EXIST,
+                _,
+            ) => {
+                let queue = owned.queue.clone();
+                let route = cx.route(&queue.topic, false);
+                if let Some(addr) = route.and_then(|route| route.master(&queue.broker)) {
+                    cx.send_heartbeat(addr);
+                }
+                return self.try_again(cx, number);
+            }
+            _ => return self.try_again(cx, number),
+        }
+        owned.failures = 0;
+        self.step(cx, number);
+    }
+
+    /// The broker does not have the offset any more, or not yet. What was
+    /// pulled before is void; the queue goes on where the broker says, under a
+    /// new number, so that earlier deliveries are stale.
+    fn restart_at(&mut self, cx: &mut Context, number: u64, offset: i64) {
+        let Some(old) = self.queues.remove(&number) else { return };
+        self.ready.remove(&number);
+        self.next_number += 1;
+        let number = self.next_number;
+        self.by_queue.insert(old.queue.clone(), number);
+        let mut owned = Owned::new(old.queue);
+        owned.stage = Stage::Anchor(offset);
+        owned.failures = old.failures;
+        self.queues.insert(number, owned);
+        if self.config.model == MessageModel::Broadcasting {
+            return self.start_pulling(cx, number, offset);
+        }
+        // Not at once: a broker that is unsure of its own end may say this again.
+        self.try_again(cx, number);
+    }
+
+    /// Stores the processed offset, or keeps it if this member is on its own.
+    /// One at a time, so that a late one cannot undo a newer one, unless it is
+    /// the `last`.
+    pub(super) fn commit(&mut self, cx: &mut Context, number: u64, last: bool) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        let Some(offset) = owned.uncommitted() else { return };
+        if self.config.model == MessageModel::Broadcasting {
+            self.config.local_offsets.insert(owned.queue.clone(), offset);
+            owned.committed = Some(offset);
+            return;
+        }
+        let queue = owned.queue.clone();
+        let master = cx.routes.get(&queue.topic).and_then(|route| route.master(&queue.broker));
+        let Some(addr) = master.filter(|_| last || !owned.committing) else { return };
+        owned.committing = true;
+        let fields = update_offset(&self.group, &queue, offset);
+        let purpose = Purpose::Consumer(self.id, Call::Commit { queue: number, offset });
+        let (code, timeout) = (request::UPDATE_CONSUMER_OFFSET, cx.config.request_timeout);
+        cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
+    }
+
+    pub(super) fn on_committed(&mut self, number: u64, offset: i64, reply: Reply) {
+        let Some(owned) = self.queues.get_mut(&number) else { return };
+        owned.committing = false;
+        if reply.is_ok_and(|frame| frame.code == code::SUCCESS) {
+            owned.committed = Some(offset);
+        }
+    }
+}
+
+fn query_offset(group: &str, queue: &MessageQueue) -> Fields {
+    let header = QueryOffsetHeader {
+        group,
+        topic: &queue.topic,
+        queue: queue.queue,
+        set_zero_if_not_found: Some(false),
+    };
+    header.fields()
+}
+
+pub(super) fn update_offset(group: &str, queue: &MessageQueue, offset: i64) -> Fields {
+    let header = UpdateOffsetHeader {
+        group,
+        topic: &queue.topic,
+        queue: queue.queue,
+        commit_offset: offset,
+    };
+    header.fields()
+}

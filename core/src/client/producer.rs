@@ -1,0 +1,462 @@
+//! Sends: each gets one outcome in its time, whatever happens to brokers and
+//! links on the way.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    Done, Message, MessageQueue, SendError, SendOptions, SendReceipt, SendStatus, Ticket,
+    api::worth_another_try,
+    context::{CallFailed, Context, Purpose, Reply, Timer},
+    outgoing::{MessageIds, Outgoing},
+    routes::{News, Route},
+};
+use crate::{
+    error::Rejected,
+    ids::Name,
+    message::tag_hash,
+    time::Time,
+    wire::{
+        code,
+        header::{SendHeader, SendReply},
+        request,
+    },
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+/// A try shorter than this proves nothing about the broker.
+const SHORTEST_TRY: Duration = Duration::from_millis(50);
+/// How long a broker is avoided after a try that failed without an answer.
+const AVOID_AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// And after an answer that took longer than this, in milliseconds: for how
+/// long, in seconds.
+const AVOID_AFTER_LATENCY: [(u64, u64); 4] = [(3_000, 10), (1_800, 6), (1_000, 5), (550, 2)];
+
+pub struct Producer {
+    ids: MessageIds,
+    sends: BTreeMap<Ticket, Send>,
+    /// Sends of topics without a route, oldest first.
+    waiting: BTreeMap<Name, Vec<Ticket>>,
+    /// Ordered sends of one shard: the first is under way, the others wait (R3).
+    lanes: BTreeMap<MessageQueue, VecDeque<Ticket>>,
+    /// Queues of one topic take turns.
+    turns: BTreeMap<Name, usize>,
+    avoided: BTreeMap<Name, Time>,
+}
+
+struct Send {
+    outgoing: Outgoing,
+    topic: Name,
+    target: Target,
+    ordered: bool,
+    one_way: bool,
+    deadline: Time,
+    /// Tries after the present one that may leave an unknown outcome.
+    tries_left: u32,
+    failures: u32,
+    state: State,
+    /// The queue of the last try; of an ordered send, its lane.
+    queue: Option<MessageQueue>,
+    tried_at: Time,
+    /// A try went out and was never answered.
+    maybe_stored: Option<String>,
+    refusal: Rejected,
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    /// The queues take turns.
+    Any,
+    /// The shard of this key.
+    Key(i64),
+    Queue(MessageQueue),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    WaitsForRoute,
+    WaitsForTurn,
+    UnderWay,
+    WaitsForRetry(Time),
+}
+
+impl Producer {
+    pub fn new(ids: MessageIds) -> Producer {
+        Producer {
+            ids,
+            sends: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            avoided: BTreeMap::new(),
+        }
+    }
+
+    pub fn send(
+        &mut self,
+        cx: &mut Context,
+        ticket: Ticket,
+        messages: Vec<Message>,
+        options: SendOptions,
+        one_way: bool,
+    ) {
+        let outgoing = if self.sends.len() >= cx.config.max_unresolved_sends {
+            Err(Rejected::new(code::SYSTEM_BUSY, "too many sends without an outcome"))
+        } else {
+            Outgoing::new(messages, &mut self.ids, cx.now.wall)
+        };
+        let outgoing = match outgoing {
+            Ok(outgoing) => outgoing,
+            Err(refusal) => return complete(cx, ticket, one_way, Err(SendError::Refused(refusal))),
+        };
+        let target = match (options.queue, &outgoing.sharding_key) {
+            (Some(queue), _) => Target::Queue(queue),
+            (None, Some(key)) => Target::Key(tag_hash(key)),
+            (None, None) => Target::Any,
+        };
+        let deadline = cx.now.mono + options.timeout.unwrap_or(cx.config.send_timeout);
+        let send = Send {
+            topic: outgoing.topic.as_str().into(),
+            ordered: options.ordered && !matches!(target, Target::Any),
+            target,
+            outgoing,
+            one_way,
+            deadline,
+            tries_left: if one_way { 0 } else { cx.config.send_retries },
+            failures: 0,
+            state: State::WaitsForRoute,
+            queue: None,
+            tried_at: cx.now.mono,
+            maybe_stored: None,
+            refusal: Rejected::new(code::SERVICE_NOT_AVAILABLE, "no route was found in time"),
+        };
+        cx.timers.set(deadline, Timer::Send(ticket));
+        self.sends.insert(ticket, send);
+        self.try_send(cx, ticket);
+    }
+
+    /// Makes the next try, or waits for what it needs.
+    fn try_send(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        let Some(route) = cx.route(&send.topic, true) else {
+            send.state = State::WaitsForRoute;
+            self.waiting.entry(send.topic.clone()).or_default().push(ticket);
+            return;
+        };
+        if send.ordered && send.queue.is_none() {
+            let Some(queue) = shard_of(&send.target, &route) else {
+                return self.retry_later(cx, ticket, "the topic has no queue for it");
+            };
+            send.queue = Some(queue.clone());
+            let lane = self.lanes.entry(queue).or_default();
+            lane.push_back(ticket);
+            if lane.len() > 1 {
+                send.state = State::WaitsForTurn;
+                let why = "earlier sends to its shard took all its time";
+                send.refusal = Rejected::new(code::SYSTEM_BUSY, why);
+                return;
+            }
+        }
+        let queue = match &send.target {
+            Target::Any => {
+                let turn = self.turns.entry(send.topic.clone()).or_default();
+                let failed = send.queue.as_ref().filter(|_| send.failures > 0);
+                take_turn(&self.avoided, cx.now.mono, turn, &route.writable, failed)
+            }
+            // A retry goes where the first try went, whatever the route says now.
+            target => send.queue.clone().or_else(|| shard_of(target, &route)),
+        };
+        let place = queue.and_then(|queue| Some((route.master(&queue.broker)?, queue)));
+        let Some((addr, queue)) = place else {
+            cx.refresh_route(&send.topic);
+            return self.retry_later(cx, ticket, "no broker is there for its shard");
+        };
+        send.state = State::UnderWay;
+        send.tried_at = cx.now.mono;
+        let header = SendHeader {
+            producer_group: &cx.config.producer_group,
+            topic: &send.topic,
+            default_topic: Some(cx.config.default_topic.as_deref().unwrap_or("TBW102")),
+            default_topic_queues: Some(cx.config.default_topic_queues),
+            queue: queue.queue as i32,
+            sys_flag: 0,
+            born_wall: cx.now.wall,
+            flag: send.outgoing.flag,
+            properties: Some(&send.outgoing.properties),
+            reconsume_times: Some(0),
+            unit_mode: Some(false),
+            max_reconsume_times: None,
+            batch: Some(send.outgoing.is_batch),
+        };
+        let (fields, body) = (header.short_fields(), send.outgoing.body.clone());
+        let request = match send.outgoing.is_batch {
+            true => request::SEND_BATCH_MESSAGE,
+            false => request::SEND_MESSAGE_V2,
+        };
+        send.queue = Some(queue);
+        if send.one_way {
+            cx.call_one_way(addr, request, fields, body);
+            return self.finish_one_way(cx, ticket);
+        }
+        // Each try leaves as much time for every further one (N1).
+        let left = send.deadline.since(cx.now.mono);
+        let timeout = (left / (send.tries_left + 1)).max(SHORTEST_TRY.min(left));
+        cx.call(addr, request, fields, body, timeout, Purpose::Send(ticket));
+    }
+
+    pub fn on_reply(&mut self, cx: &mut Context, ticket: Ticket, reply: Reply) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        let Some(queue) = send.queue.clone() else { return };
+        let broker = queue.broker.clone();
+        let frame = match reply {
+            Ok(frame) => frame,
+            Err(failed) => {
+                self.avoided.insert(broker, cx.now.mono + AVOID_AFTER_FAILURE);
+                cx.refresh_route(&send.topic);
+                return match failed {
+                    CallFailed::NotSent(why) => self.retry_later(cx, ticket, &why),
+                    CallFailed::Lost(why) => {
+                        send.maybe_stored = Some(why);
+                        self.retry_or_give_up(cx, ticket)
+                    }
+                };
+            }
+        };
+        self.judge_latency(cx, &broker, ticket);
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        if let Some(status) = SendStatus::of_code(frame.code) {
+            let result = match receipt(send, &queue, status, &frame.fields) {
+                Ok(receipt) => Ok(receipt),
+                Err(error) => {
+                    Err(SendError::Unknown { why: format!("an unusable answer: {error}") })
+                }
+            };
+            return self.finish(cx, ticket, result);
+        }
+        let retry = worth_another_try(frame.code);
+        if frame.code == code::TOPIC_NOT_EXIST || frame.code == code::NO_PERMISSION {
+            cx.refresh_route(&send.topic);
+        }
+        send.refusal = Rejected::new(frame.code, frame.remark);
+        match retry {
+            true => self.retry_or_give_up(cx, ticket),
+            false => self.give_up(cx, ticket),
+        }
+    }
+
+    /// A try may have had an effect: only so many of those.
+    fn retry_or_give_up(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        if send.tries_left == 0 || cx.now.mono >= send.deadline {
+            return self.give_up(cx, ticket);
+        }
+        send.tries_left -= 1;
+        let elsewhere = matches!(send.target, Target::Any)
+            && cx.route(&send.topic, true).is_some_and(|route| {
+                let failed = send.queue.as_ref().map(|queue| &queue.broker);
+                route.writable.iter().any(|queue| Some(&queue.broker) != failed)
+            });
+        send.failures += 1;
+        if elsewhere {
+            return self.try_send(cx, ticket);
+        }
+        self.wait_for_retry(cx, ticket);
+    }
+
+    /// Nothing was sent: try again as long as there is time.
+    fn retry_later(&mut self, cx: &mut Context, ticket: Ticket, why: &str) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        send.refusal = Rejected::new(code::SERVICE_NOT_AVAILABLE, why);
+        send.failures += 1;
+        self.wait_for_retry(cx, ticket);
+    }
+
+    fn wait_for_retry(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        let delay = cx.backoff(FIRST_RETRY, send.failures - 1, LAST_RETRY);
+        let at = cx.now.mono + delay;
+        send.state = State::WaitsForRetry(at);
+        if at < send.deadline {
+            cx.timers.set(at, Timer::Send(ticket));
+        }
+    }
+
+    pub fn on_timer(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(send) = self.sends.get(&ticket) else { return };
+        if cx.now.mono >= send.deadline {
+            // A try that is under way ends by its own deadline, which is now.
+            if send.state != State::UnderWay {
+                self.give_up(cx, ticket);
+            }
+        } else if matches!(send.state, State::WaitsForRetry(at) if at <= cx.now.mono) {
+            self.try_send(cx, ticket);
+        }
+    }
+
+    pub fn on_news(&mut self, cx: &mut Context, topic: &Name, news: &News) {
+        if matches!(news, News::Failed(_)) {
+            // Name servers may come back before the sends' time is up.
+            return;
+        }
+        for ticket in self.waiting.remove(topic).unwrap_or_default() {
+            let Some(send) = self.sends.get_mut(&ticket) else { continue };
+            if *news == News::Missing {
+                let why = format!("no name server knows the topic {topic}");
+                send.refusal = Rejected::new(code::TOPIC_NOT_EXIST, why);
+                self.give_up(cx, ticket);
+            } else {
+                self.try_send(cx, ticket);
+            }
+        }
+    }
+
+    /// Ends every send without an outcome.
+    pub fn close(&mut self, cx: &mut Context) {
+        // Nobody's turn comes any more.
+        self.lanes.clear();
+        for ticket in self.sends.keys().copied().collect::<Vec<_>>() {
+            let Some(send) = self.sends.get_mut(&ticket) else { continue };
+            let why = "the client was closed";
+            if send.state == State::UnderWay {
+                send.maybe_stored = Some(why.to_owned());
+            }
+            send.refusal = Rejected::new(code::SERVICE_NOT_AVAILABLE, why);
+            self.give_up(cx, ticket);
+        }
+    }
+
+    fn give_up(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        // One unanswered try is enough: a later refusal says nothing about it.
+        let error = match send.maybe_stored.take() {
+            Some(why) => SendError::Unknown { why },
+            None => SendError::Refused(send.refusal.clone()),
+        };
+        self.finish(cx, ticket, Err(error));
+    }
+
+    fn finish_one_way(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(send) = self.forget(cx, ticket) else { return };
+        cx.complete(ticket, Done::HandedOver(Ok(())));
+        self.next_in_lane(cx, ticket, send);
+    }
+
+    fn finish(&mut self, cx: &mut Context, ticket: Ticket, result: Result<SendReceipt, SendError>) {
+        let Some(send) = self.forget(cx, ticket) else { return };
+        complete(cx, ticket, send.one_way, result);
+        self.next_in_lane(cx, ticket, send);
+    }
+
+    fn forget(&mut self, cx: &mut Context, ticket: Ticket) -> Option<Send> {
+        let send = self.sends.remove(&ticket)?;
+        cx.timers.cancel(send.deadline, Timer::Send(ticket));
+        if let State::WaitsForRetry(at) = send.state {
+            cx.timers.cancel(at, Timer::Send(ticket));
+        }
+        if send.state == State::WaitsForRoute
+            && let Some(waiting) = self.waiting.get_mut(&send.topic)
+        {
+            waiting.retain(|other| *other != ticket);
+        }
+        Some(send)
+    }
+
+    fn next_in_lane(&mut self, cx: &mut Context, ticket: Ticket, send: Send) {
+        let Some(queue) = send.queue.filter(|_| send.ordered) else { return };
+        let Some(lane) = self.lanes.get_mut(&queue) else { return };
+        let was_first = lane.front() == Some(&ticket);
+        lane.retain(|other| *other != ticket);
+        match lane.front().copied() {
+            Some(next) if was_first => self.try_send(cx, next),
+            Some(_) => {}
+            None => {
+                self.lanes.remove(&queue);
+            }
+        }
+    }
+
+    fn judge_latency(&mut self, cx: &Context, broker: &Name, ticket: Ticket) {
+        let Some(send) = self.sends.get(&ticket) else { return };
+        let took = cx.now.mono.since(send.tried_at).as_millis() as u64;
+        match AVOID_AFTER_LATENCY.iter().find(|(latency, _)| took >= *latency) {
+            Some((_, seconds)) => {
+                self.avoided.insert(broker.clone(), cx.now.mono + Duration::from_secs(*seconds));
+            }
+            None => {
+                self.avoided.remove(broker);
+            }
+        }
+    }
+}
+
+fn complete(
+    cx: &mut Context,
+    ticket: Ticket,
+    one_way: bool,
+    result: Result<SendReceipt, SendError>,
+) {
+    let done = match one_way {
+        true => Done::HandedOver(result.map(drop)),
+        false => Done::Sent(result),
+    };
+    cx.complete(ticket, done);
+}
+
+fn receipt(
+    send: &Send,
+    queue: &MessageQueue,
+    status: SendStatus,
+    fields: &crate::wire::Fields,
+) -> Result<SendReceipt, Rejected> {
+    let reply = SendReply::parse(fields)?;
+    let queue_offset = u64::try_from(reply.queue_offset)
+        .map_err(|_| Rejected::bad_field("queueOffset", "is negative"))?;
+    Ok(SendReceipt {
+        shard: crate::ids::Shard { topic: send.topic.clone(), queue: reply.queue },
+        broker_name: queue.broker.clone(),
+        queue_offset,
+        message_id: send.outgoing.message_id.clone(),
+        offset_message_id: reply.message_id.to_owned(),
+        status,
+    })
+}
+
+/// The one queue that a key or an explicit choice means. Keys are hashed as
+/// RocketMQ's own selector hashes strings.
+fn shard_of(target: &Target, route: &Route) -> Option<MessageQueue> {
+    match target {
+        Target::Any => None,
+        Target::Queue(queue) => Some(queue.clone()),
+        Target::Key(hash) => {
+            let hash = (*hash as i32).checked_abs().unwrap_or(0) as usize;
+            route.fixed.get(hash.checked_rem(route.fixed.len())?).cloned()
+        }
+    }
+}
+
+/// The next queue in turn: best on a broker that is well and is not the one
+/// that just failed, else on another one than that, else the next at all.
+fn take_turn(
+    avoided: &BTreeMap<Name, Time>,
+    now: Time,
+    turn: &mut usize,
+    queues: &[MessageQueue],
+    failed: Option<&MessageQueue>,
+) -> Option<MessageQueue> {
+    let start = *turn;
+    *turn = turn.wrapping_add(1);
+    let in_turn = || (0..queues.len()).map(|n| &queues[(start.wrapping_add(n)) % queues.len()]);
+    let well = |queue: &&MessageQueue| avoided.get(&queue.broker).is_none_or(|until| *until <= now);
+    let elsewhere =
+        |queue: &&MessageQueue| failed.is_none_or(|failed| failed.broker != queue.broker);
+    let another = |queue: &&MessageQueue| failed.is_none_or(|failed| failed != *queue);
+    in_turn()
+        .find(|queue| well(queue) && elsewhere(queue))
+        .or_else(|| in_turn().find(elsewhere))
+        .or_else(|| in_turn().find(another))
+        .or_else(|| in_turn().next())
+        .cloned()
+}
