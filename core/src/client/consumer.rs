@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    ClientError, ConsumerConfig, ConsumerId, DeliveryId, MessageQueue, Output, Received, Ticket,
-    Verdict,
+    Change, ClientError, ConsumerConfig, ConsumerId, DeliveryId, MessageQueue, OffsetSource,
+    Output, Received, Ticket, Verdict,
     context::{Context, Purpose, Reply, Timer},
     rebalance,
 };
@@ -91,8 +91,8 @@ pub enum Call {
     Members { topic: Name },
     Stored { queue: u64 },
     Survey { queue: u64 },
-    Start { queue: u64 },
-    Anchor { queue: u64, offset: i64 },
+    Start { queue: u64, source: OffsetSource },
+    Anchor { queue: u64, offset: i64, source: OffsetSource },
     Pull { queue: u64 },
     Commit { queue: u64, offset: i64 },
     Farewell,
@@ -260,23 +260,28 @@ impl Consumer {
             .collect();
         let gained: Vec<MessageQueue> =
             mine.iter().filter(|queue| !self.by_queue.contains_key(queue)).cloned().collect();
-        if !lost.is_empty() || !gained.is_empty() {
-            self.rebalance_by(cx, cx.now.mono + REBALANCE_AGAIN);
+        if lost.is_empty() && gained.is_empty() {
+            return;
         }
+        self.rebalance_by(cx, cx.now.mono + REBALANCE_AGAIN);
         for number in lost {
             self.lose(cx, number);
         }
+        let first_gained = self.next_number + 1;
         for queue in gained {
-            self.gain(cx, queue);
+            self.next_number += 1;
+            self.by_queue.insert(queue.clone(), self.next_number);
+            self.queues.insert(self.next_number, Owned::new(queue));
+        }
+        self.tell_assigned(cx);
+        for number in first_gained..=self.next_number {
+            self.step(cx, number);
         }
     }
 
-    fn gain(&mut self, cx: &mut Context, queue: MessageQueue) {
-        self.next_number += 1;
-        let number = self.next_number;
-        self.by_queue.insert(queue.clone(), number);
-        self.queues.insert(number, Owned::new(queue));
-        self.step(cx, number);
+    fn tell_assigned(&self, cx: &mut Context) {
+        let change = Change::Assigned(self.assignment());
+        cx.outputs.push_back(Output::Changed { consumer: self.id, change });
     }
 
     /// Stores what is processed and no more (L20). Deliveries without a verdict
@@ -359,8 +364,10 @@ impl Consumer {
             Call::Members { topic } => self.on_members(cx, &topic, reply),
             Call::Stored { queue } => self.on_stored(cx, queue, reply),
             Call::Survey { queue } => self.on_survey(cx, queue, reply),
-            Call::Start { queue } => self.on_start(cx, queue, reply),
-            Call::Anchor { queue, offset } => self.on_anchor(cx, queue, offset, reply),
+            Call::Start { queue, source } => self.on_start(cx, queue, source, reply),
+            Call::Anchor { queue, offset, source } => {
+                self.on_anchor(cx, queue, offset, source, reply)
+            }
             Call::Pull { queue } => self.on_pulled(cx, queue, reply),
             Call::Commit { queue, offset } => self.on_committed(queue, offset, reply),
         }
@@ -409,6 +416,7 @@ impl Consumer {
         self.by_queue.clear();
         self.ready.clear();
         self.outstanding.clear();
+        self.tell_assigned(cx);
         let tickets = ticket.into_iter().collect();
         self.leaving = Some(Leaving { tickets, owed, unregistered: false });
         if owed == 0 {

@@ -11,6 +11,8 @@ mod producer;
 mod progress;
 mod rebalance;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -56,6 +56,8 @@ struct Send {
     deadline: Time,
     /// Tries after the present one that may leave an unknown outcome.
     tries_left: u32,
+    /// Requests that left, or may have.
+    tries: u32,
     failures: u32,
     state: State,
     /// The queue of the last try; of an ordered send, its lane.
@@ -126,6 +128,7 @@ impl Producer {
             one_way,
             deadline,
             tries_left: if one_way { 0 } else { cx.config.send_retries },
+            tries: 0,
             failures: 0,
             state: State::WaitsForRoute,
             queue: None,
@@ -141,6 +144,9 @@ impl Producer {
     /// Makes the next try, or waits for what it needs.
     fn try_send(&mut self, cx: &mut Context, ticket: Ticket) {
         let Some(send) = self.sends.get_mut(&ticket) else { return };
+        if cx.now.mono >= send.deadline {
+            return self.give_up(cx, ticket);
+        }
         let Some(route) = cx.route(&send.topic, true) else {
             send.state = State::WaitsForRoute;
             self.waiting.entry(send.topic.clone()).or_default().push(ticket);
@@ -197,6 +203,7 @@ impl Producer {
             false => request::SEND_MESSAGE_V2,
         };
         send.queue = Some(queue);
+        send.tries += 1;
         if send.one_way {
             cx.call_one_way(addr, request, fields, body);
             return self.finish_one_way(cx, ticket);
@@ -217,7 +224,10 @@ impl Producer {
                 self.avoided.insert(broker, cx.now.mono + AVOID_AFTER_FAILURE);
                 cx.refresh_route(&send.topic);
                 return match failed {
-                    CallFailed::NotSent(why) => self.retry_later(cx, ticket, &why),
+                    CallFailed::NotSent(why) => {
+                        send.tries -= 1;
+                        self.retry_later(cx, ticket, &why)
+                    }
                     CallFailed::Lost(why) => {
                         send.maybe_stored = Some(why);
                         self.retry_or_give_up(cx, ticket)
@@ -231,7 +241,8 @@ impl Producer {
             let result = match receipt(send, &queue, status, &frame.fields) {
                 Ok(receipt) => Ok(receipt),
                 Err(error) => {
-                    Err(SendError::Unknown { why: format!("an unusable answer: {error}") })
+                    let why = format!("an unusable answer: {error}");
+                    Err(SendError::Unknown { why, tries: send.tries })
                 }
             };
             return self.finish(cx, ticket, result);
@@ -250,7 +261,7 @@ impl Producer {
     /// A try may have had an effect: only so many of those.
     fn retry_or_give_up(&mut self, cx: &mut Context, ticket: Ticket) {
         let Some(send) = self.sends.get_mut(&ticket) else { return };
-        if send.tries_left == 0 || cx.now.mono >= send.deadline {
+        if send.tries_left == 0 {
             return self.give_up(cx, ticket);
         }
         send.tries_left -= 1;
@@ -332,7 +343,7 @@ impl Producer {
         let Some(send) = self.sends.get_mut(&ticket) else { return };
         // One unanswered try is enough: a later refusal says nothing about it.
         let error = match send.maybe_stored.take() {
-            Some(why) => SendError::Unknown { why },
+            Some(why) => SendError::Unknown { why, tries: send.tries },
             None => SendError::Refused(send.refusal.clone()),
         };
         self.finish(cx, ticket, Err(error));
@@ -421,6 +432,7 @@ fn receipt(
         message_id: send.outgoing.message_id.clone(),
         offset_message_id: reply.message_id.to_owned(),
         status,
+        tries: send.tries,
     })
 }
 

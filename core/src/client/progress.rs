@@ -131,7 +131,7 @@ impl Progress {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
     use super::*;
     use crate::ids::Position;
     use proptest::prelude::*;

@@ -282,11 +282,13 @@ impl Queues {
     }
 }
 
+type Sleep = Pin<Box<dyn Future<Output = ()>>>;
+
 /// One sleeping future, replaced only by an earlier one: waking too early costs
 /// less than a new timer for every packet.
 #[derive(Default)]
 struct Timer {
-    sleeping: Option<(Time, Pin<Box<dyn Future<Output = ()>>>)>,
+    sleeping: Option<(Time, Sleep)>,
 }
 
 impl Timer {

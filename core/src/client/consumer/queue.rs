@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Call, Consumer, History};
 use crate::{
     client::{
-        MessageQueue, StartAt,
+        Change, MessageQueue, OffsetSource, Output, StartAt,
         context::{Context, Purpose, Reply, Timer},
         progress::Progress,
     },
@@ -58,7 +58,7 @@ enum Stage {
         first: bool,
     },
     /// That it is stored: from now on the group has a place in this queue.
-    Anchor(i64),
+    Anchor(i64, OffsetSource),
     Pulling,
 }
 
@@ -107,7 +107,7 @@ impl Consumer {
         match owned.stage {
             Stage::Stored if broadcasting => {
                 match self.config.local_offsets.get(&owned.queue).copied() {
-                    Some(offset) => self.start_pulling(cx, number, offset),
+                    Some(offset) => self.start_pulling(cx, number, offset, OffsetSource::Committed),
                     None => {
                         owned.enter(Stage::Start { first: false });
                         self.step(cx, number);
@@ -131,12 +131,12 @@ impl Consumer {
                         (request::SEARCH_OFFSET_BY_TIMESTAMP, header.fields())
                     }
                 };
-                let call = Call::Start { queue: number };
+                let call = Call::Start { queue: number, source: source_of(at) };
                 self.call(cx, number, code, fields, cx.config.request_timeout, call);
             }
-            Stage::Anchor(offset) => {
+            Stage::Anchor(offset, source) => {
                 let fields = update_offset(&self.group, &owned.queue, offset);
-                let call = Call::Anchor { queue: number, offset };
+                let call = Call::Anchor { queue: number, offset, source };
                 let code = request::UPDATE_CONSUMER_OFFSET;
                 self.call(cx, number, code, fields, cx.config.request_timeout, call);
             }
@@ -230,7 +230,7 @@ impl Consumer {
         let Some(owned) = self.queues.get_mut(&number) else { return };
         owned.committed = Some(offset);
         let topic = owned.queue.topic.clone();
-        self.start_pulling(cx, number, offset);
+        self.start_pulling(cx, number, offset, OffsetSource::Committed);
         self.learn_history(cx, &topic, Vec::new());
     }
 
@@ -309,20 +309,33 @@ impl Consumer {
         }
     }
 
-    pub(super) fn on_start(&mut self, cx: &mut Context, number: u64, reply: Reply) {
+    pub(super) fn on_start(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        source: OffsetSource,
+        reply: Reply,
+    ) {
         let Some(frame) = self.answered(cx, number, reply) else { return };
         let Some(offset) = self.offset_in(cx, number, &frame) else { return };
         let Some(owned) = self.queues.get_mut(&number) else { return };
         match self.config.model {
-            MessageModel::Broadcasting => self.start_pulling(cx, number, offset),
+            MessageModel::Broadcasting => self.start_pulling(cx, number, offset, source),
             MessageModel::Clustering => {
-                owned.enter(Stage::Anchor(offset));
+                owned.enter(Stage::Anchor(offset, source));
                 self.step(cx, number);
             }
         }
     }
 
-    pub(super) fn on_anchor(&mut self, cx: &mut Context, number: u64, offset: i64, reply: Reply) {
+    pub(super) fn on_anchor(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        offset: i64,
+        source: OffsetSource,
+        reply: Reply,
+    ) {
         let Some(frame) = self.answered(cx, number, reply) else { return };
         if frame.code != code::SUCCESS {
             return self.try_again(cx, number);
@@ -330,11 +343,13 @@ impl Consumer {
         if let Some(owned) = self.queues.get_mut(&number) {
             owned.committed = Some(offset);
         }
-        self.start_pulling(cx, number, offset);
+        self.start_pulling(cx, number, offset, source);
     }
 
-    fn start_pulling(&mut self, cx: &mut Context, number: u64, offset: i64) {
+    fn start_pulling(&mut self, cx: &mut Context, number: u64, offset: i64, source: OffsetSource) {
         let Some(owned) = self.queues.get_mut(&number) else { return };
+        let change = Change::Reading { queue: owned.queue.clone(), offset, source };
+        cx.outputs.push_back(Output::Changed { consumer: self.id, change });
         owned.enter(Stage::Pulling);
         owned.progress = Some(Progress::new(self.config.mode, offset));
         self.step(cx, number);
@@ -438,11 +453,11 @@ impl Consumer {
         let number = self.next_number;
         self.by_queue.insert(old.queue.clone(), number);
         let mut owned = Owned::new(old.queue);
-        owned.stage = Stage::Anchor(offset);
+        owned.stage = Stage::Anchor(offset, OffsetSource::Corrected);
         owned.failures = old.failures;
         self.queues.insert(number, owned);
         if self.config.model == MessageModel::Broadcasting {
-            return self.start_pulling(cx, number, offset);
+            return self.start_pulling(cx, number, offset, OffsetSource::Corrected);
         }
         // Not at once: a broker that is unsure of its own end may say this again.
         self.try_again(cx, number);
@@ -475,6 +490,14 @@ impl Consumer {
         if reply.is_ok_and(|frame| frame.code == code::SUCCESS) {
             owned.committed = Some(offset);
         }
+    }
+}
+
+fn source_of(start_at: StartAt) -> OffsetSource {
+    match start_at {
+        StartAt::First => OffsetSource::First,
+        StartAt::Last => OffsetSource::Last,
+        StartAt::Time(_) => OffsetSource::Time,
     }
 }
 

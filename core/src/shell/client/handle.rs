@@ -7,8 +7,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     client::{
-        Answer, Ask, Change, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId, Done, Message,
-        MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt, Verdict,
+        Answer, Ask, Change, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId, Done,
+        Message, MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt,
+        Verdict,
     },
     error::Rejected,
     wire::{
@@ -225,11 +226,7 @@ impl Client {
         let _ = self.call(Command::Close, None).await;
     }
 
-    async fn call(
-        &self,
-        command: Command,
-        feed: Option<Feed>,
-    ) -> Result<Done, CallError> {
+    async fn call(&self, command: Command, feed: Option<Feed>) -> Result<Done, CallError> {
         let (reply, done) = oneshot::channel();
         let request = Request { command, feed, reply };
         self.requests.send(request).await.map_err(|_| CallError::NotTaken)?;
