@@ -76,7 +76,8 @@ pub(super) fn open<D: Disk>(
     base: Base,
 ) -> Result<(CommitLog, Recovered), StoreError> {
     let bytes = config.segment_bytes;
-    assert!(bytes % PAGE == 0 && (PAGE..=1 << 31).contains(&bytes), "segment_bytes is {bytes}");
+    let allowed = bytes.is_multiple_of(PAGE) && (PAGE..=1 << 31).contains(&bytes);
+    assert!(allowed, "segment_bytes is {bytes}");
     let (starts, spare_names) = segment::list(disk)?;
     let mut found = Vec::new();
     for start in starts {

@@ -21,6 +21,8 @@ const PAGE: usize = 512;
 #[derive(Default)]
 pub struct TestDisk {
     files: Vec<File>,
+    /// The name of every file ever created.
+    pub created: Vec<String>,
     /// Bytes that all files together may take.
     pub capacity: Option<u64>,
     /// Operations until the power goes; after that all fail.
@@ -42,7 +44,14 @@ struct File {
 }
 
 /// What a sync will make durable: the files as they were when it began.
-pub struct TestSync(Vec<(FileId, Option<String>, Vec<u8>, BTreeSet<usize>)>);
+pub struct TestSync(Vec<Begun>);
+
+struct Begun {
+    id: FileId,
+    name: Option<String>,
+    content: Vec<u8>,
+    forgotten: BTreeSet<usize>,
+}
 
 impl Future for TestSync {
     type Output = io::Result<()>;
@@ -54,7 +63,7 @@ impl Future for TestSync {
 impl TestDisk {
     pub fn finish(&mut self, sync: TestSync) -> io::Result<()> {
         self.tick()?;
-        for (id, name, content, forgotten) in sync.0 {
+        for Begun { id, name, content, forgotten } in sync.0 {
             let file = &mut self.files[id.0 as usize];
             for (page, bytes) in content.chunks(PAGE).enumerate() {
                 if !forgotten.contains(&page) {
@@ -71,8 +80,8 @@ impl TestDisk {
     /// A sync that fails: some pages reach the platter, the others are
     /// forgotten until somebody writes them again.
     pub fn fail(&mut self, sync: TestSync, rng: &mut Rng) -> io::Error {
-        for (id, ..) in sync.0 {
-            self.files[id.0 as usize].write_back(rng, 0.5, true);
+        for begun in sync.0 {
+            self.files[begun.id.0 as usize].write_back(rng, 0.5, true);
         }
         io::Error::other("the sync failed")
     }
@@ -113,6 +122,14 @@ impl TestDisk {
         let file = file.expect("there is such a file");
         file.cache[offset as usize] ^= 1 << bit;
         file.platter[offset as usize] ^= 1 << bit;
+    }
+
+    /// Puts the contents of another disk's file in the place of this one's.
+    pub fn swap_in(&mut self, name: &str, other: &TestDisk) {
+        let foreign = &other.files[other.by_name(name).expect("the other disk has it")];
+        let at = self.by_name(name).expect("this disk has it");
+        self.files[at].cache.clone_from(&foreign.cache);
+        self.files[at].platter.clone_from(&foreign.cache);
     }
 
     fn tick(&mut self) -> io::Result<()> {
@@ -170,6 +187,7 @@ impl Disk for TestDisk {
         if self.capacity.is_some_and(|capacity| used + len > capacity) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.created.push(name.to_owned());
         self.files.push(File {
             name: Some(name.to_owned()),
             cache: vec![0; len as usize],
@@ -221,15 +239,16 @@ impl Disk for TestDisk {
     }
 
     fn begin_sync(&mut self, files: &[FileId]) -> TestSync {
-        TestSync(
-            files
-                .iter()
-                .map(|id| {
-                    let file = &self.files[id.0 as usize];
-                    assert!(file.name.is_some(), "a removed file is not synced");
-                    (*id, file.name.clone(), file.cache.clone(), file.forgotten.clone())
-                })
-                .collect(),
-        )
+        let begun = files.iter().map(|id| {
+            let file = &self.files[id.0 as usize];
+            assert!(file.name.is_some(), "a removed file is not synced");
+            Begun {
+                id: *id,
+                name: file.name.clone(),
+                content: file.cache.clone(),
+                forgotten: file.forgotten.clone(),
+            }
+        });
+        TestSync(begun.collect())
     }
 }

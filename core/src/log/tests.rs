@@ -6,7 +6,7 @@ use super::{
     test_disk::{TestDisk, TestSync},
     *,
 };
-use crate::{error::StoreError, message::set_position, rng::Rng};
+use crate::{error::StoreError, message::set_position, rng::Rng, runtime::Disk};
 
 /// How far a snapshot got.
 enum Step {
@@ -300,5 +300,197 @@ proptest! {
         let durable = node.durable;
         node.disk.power_failure(&mut node.rng);
         node.open(durable).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn damage_below_a_claim_is_refused_or_harmless(
+        seed: u64,
+        ops in prop::collection::vec(op(), 1..40),
+        wounds in prop::collection::vec((any::<u64>(), 0u8..8), 1..3),
+    ) {
+        let mut node = Node::new(seed);
+        node.open(0).unwrap();
+        let covering = [Op::SyncAll, Op::Append(Kind::Mark, Vec::new()), Op::SyncAll];
+        ops.iter().chain(&covering).for_each(|op| perform(&mut node, op).unwrap());
+        let covered = node.entries.len() - 1;
+        let (log, _) = node.log.take().unwrap();
+        let claimed = node.entries[covered].place.start;
+        for (at, bit) in wounds {
+            let at = log.start().0 + at % (claimed.0 - log.start().0).max(1);
+            let segment = at / 4096 * 4096;
+            node.disk.flip(&format!("log/{segment:020}"), at - segment, bit);
+        }
+
+        for entry in node.entries.iter().filter(|entry| entry.place.start >= log.start()) {
+            for (position, part) in &entry.parts {
+                match log.read(&mut node.disk, *position, part.len() as u32) {
+                    Ok(read) => prop_assert_eq!(&read, part),
+                    Err(StoreError::Corrupt(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        match node.open(covered) {
+            Ok(()) | Err(StoreError::Corrupt(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_position_from_a_stranger_finds_a_part_or_nothing(seed: u64, at: u64) {
+        let mut node = filled(seed, 5);
+        let (log, _) = node.log.take().unwrap();
+        for at in [at % 16_000, at] {
+            let found = log.look_up(&mut node.disk, Position(at)).unwrap();
+            let parts = node.entries.iter().flat_map(|entry| &entry.parts);
+            let real = parts.clone().find(|(position, _)| position.0 == at);
+            prop_assert_eq!(found.as_ref(), real.map(|(_, part)| part));
+        }
+    }
+}
+
+/// A log of `count` times three entries, all durable.
+fn filled(seed: u64, count: usize) -> Node {
+    let mut node = Node::new(seed);
+    node.open(0).unwrap();
+    for _ in 0..count {
+        node.append(Kind::Messages, &[700, 300]).unwrap();
+        node.append(Kind::Command, &[50]).unwrap();
+        node.append(Kind::Messages, &[400]).unwrap();
+        perform(&mut node, &Op::SyncAll).unwrap();
+    }
+    node
+}
+
+/// The power is cut after every single operation of a run that appends, rolls,
+/// snapshots, expires, recycles and restarts.
+#[test]
+fn a_power_cut_after_any_disk_operation_loses_nothing_durable() {
+    let big = || Op::Append(Kind::Messages, vec![1500, 500]);
+    let small = || Op::Append(Kind::Command, vec![100]);
+    let round =
+        [big(), small(), Op::SyncAll, big(), Op::Prepare, Op::Write, Op::BeginSync, small()];
+    let keep = [Op::FinishSync, Op::Snapshot, Op::SyncAll, Op::Expire, Op::Prepare];
+    let script: Vec<Op> =
+        [&round[..], &keep, &[Op::Kill], &round, &keep, &round, &[Op::Kill], &round].concat();
+    for seed in 0..6 {
+        for fuse in 0.. {
+            let mut node = Node::new(seed);
+            node.disk.fuse = Some(fuse);
+            let run = |node: &mut Node| -> Result<(), StoreError> {
+                node.open(0)?;
+                script.iter().try_for_each(|op| perform(node, op))
+            };
+            let finished = run(&mut node).is_ok();
+            let durable = node.durable;
+            node.disk.power_failure(&mut node.rng);
+            node.open(durable).unwrap();
+            [small(), big(), Op::SyncAll].iter().for_each(|op| perform(&mut node, op).unwrap());
+            perform(&mut node, &Op::PowerFailure).unwrap();
+            if finished {
+                assert!(fuse > 100, "the script did something");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_an_entry_and_changes_nothing() {
+    let mut node = filled(1, 1);
+    node.disk.capacity = Some(0);
+    while node.append(Kind::Messages, &[1000]).is_ok() {}
+    let end = node.log.as_ref().unwrap().0.end();
+    assert!(matches!(node.append(Kind::Messages, &[1000]), Err(StoreError::Full)));
+    assert_eq!(node.log.as_ref().unwrap().0.end(), end);
+    perform(&mut node, &Op::Prepare).unwrap();
+    perform(&mut node, &Op::SyncAll).unwrap();
+    node.disk.capacity = None;
+    node.append(Kind::Messages, &[1000]).unwrap();
+    perform(&mut node, &Op::SyncAll).unwrap();
+    perform(&mut node, &Op::PowerFailure).unwrap();
+}
+
+#[test]
+fn an_entry_is_as_large_as_a_segment_at_most() {
+    let mut node = filled(1, 1);
+    node.append(Kind::Command, &[4096 - 48]).unwrap();
+    node.append(Kind::Command, &[4096 - 48]).unwrap();
+    let refused = node.append(Kind::Command, &[4096 - 47]);
+    assert!(matches!(refused, Err(StoreError::TooLarge { bytes: 4104, limit: 4096 })));
+    node.append(Kind::Command, &[1]).unwrap();
+    perform(&mut node, &Op::SyncAll).unwrap();
+    perform(&mut node, &Op::Kill).unwrap();
+}
+
+#[test]
+fn expired_segments_are_written_again() {
+    let mut node = filled(1, 10);
+    for _ in 0..20 {
+        for op in [Op::Snapshot, Op::SyncAll, Op::Expire, Op::SyncAll, Op::Prepare] {
+            perform(&mut node, &op).unwrap();
+        }
+        node.append(Kind::Messages, &[1900, 50]).unwrap();
+        perform(&mut node, &Op::SyncAll).unwrap();
+    }
+    let created = node.disk.created.iter().filter(|name| name.starts_with("log/")).count();
+    let segments = node.log.as_ref().unwrap().0.end().0 / 4096;
+    assert!(segments >= 14 && created < 9, "{segments} segments, {created} created");
+    perform(&mut node, &Op::PowerFailure).unwrap();
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    let mut node = filled(1, 10);
+    let (file, _) = node.disk.open("log/00000000000000008192").unwrap();
+    node.disk.remove(file).unwrap();
+    let error = node.open(0).unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt(_)), "{error}");
+}
+
+#[test]
+fn a_segment_of_another_store_is_damage() {
+    let (mut node, other) = (filled(1, 10), filled(2, 10));
+    node.disk.swap_in("log/00000000000000004096", &other.disk);
+    let error = node.open(0).unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt(_)), "{error}");
+}
+
+#[test]
+fn a_lost_identity_is_damage() {
+    let mut node = filled(1, 1);
+    let (file, _) = node.disk.open("store").unwrap();
+    node.disk.remove(file).unwrap();
+    let error = node.open(0).unwrap_err().to_string();
+    assert_eq!(error, "store is damaged: it is missing or illegible, but there is a log");
+}
+
+#[test]
+fn only_an_orderly_stop_counts_as_clean() {
+    let open = |node: &mut Node| {
+        CommitLog::open(&mut node.disk, node.config.clone(), Base::default()).unwrap()
+    };
+    let mut node = filled(1, 2);
+    let (mut log, recovered) = open(&mut node);
+    assert!(!recovered.clean);
+    let sync = |node: &mut Node, log: &mut CommitLog| {
+        let (ticket, sync) = log.begin_sync(&mut node.disk, &[]).unwrap();
+        let outcome = node.disk.finish(sync);
+        log.synced(ticket, outcome).unwrap();
+    };
+    for close in [true, false] {
+        sync(&mut node, &mut log);
+        if close {
+            log.close(&mut node.disk).unwrap();
+            sync(&mut node, &mut log);
+        }
+        node.disk.power_failure(&mut node.rng);
+        let (next, recovered) = open(&mut node);
+        log = next;
+        assert_eq!(recovered.clean, close);
     }
 }
