@@ -124,6 +124,13 @@ impl TestDisk {
         file.platter[offset as usize] ^= 1 << bit;
     }
 
+    /// A misdirected write within one file.
+    pub fn copy(&mut self, name: &str, from: u64, to: u64, len: usize) {
+        let at = self.by_name(name).expect("there is such a file");
+        let (from, to) = (from as usize, to as usize);
+        self.files[at].cache.copy_within(from..from + len, to);
+    }
+
     /// Puts the contents of another disk's file in the place of this one's.
     pub fn swap_in(&mut self, name: &str, other: &TestDisk) {
         let foreign = &other.files[other.by_name(name).expect("the other disk has it")];
