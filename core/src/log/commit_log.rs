@@ -2,14 +2,12 @@
 
 use std::{collections::VecDeque, io};
 
-use bytes::Bytes;
-
 use super::{
-    Base, Draft, Entry, Kind, LogConfig, Place,
+    Base, Draft, LogConfig, Place,
     identity::Identity,
-    record::{Form, HEADER, Header, PART_HEAD, Seal, check_part, u32_at},
+    record::{Form, HEADER, Header, Seal},
     recovery::{self, Recovered},
-    segment::{self, Segment, Step},
+    segment::{self, Segment},
     spares::Spares,
 };
 use crate::{
@@ -260,58 +258,6 @@ impl CommitLog {
         self.seal.store_id
     }
 
-    /// One written part, by the position and length of its bytes, verified,
-    /// without a copy where the disk can. `Corrupt` if there is no such part.
-    pub fn read<D: Disk>(&self, disk: &mut D, at: Position, len: u32) -> Result<Bytes, StoreError> {
-        let Some(segment) = self.holder_of_part(at, len) else {
-            let (start, end) = (self.start(), self.written);
-            let what = format!("no part of {len} bytes fits here, the log is {start} to {end}");
-            return Err(self.active().corrupt(at, what));
-        };
-        let head = Position(at.0 - PART_HEAD as u64);
-        let bytes = segment.read(disk, head, PART_HEAD as u64 + u64::from(len))?;
-        let (head, part) = bytes.split_at(PART_HEAD);
-        check_part(self.seal, at, head, part)
-            .ok_or_else(|| segment.corrupt(at, format!("no intact part of {len} bytes here")))?;
-        Ok(bytes.slice(PART_HEAD..))
-    }
-
-    /// The written part at a position that a client named, or `None` if there
-    /// is none.
-    pub fn look_up<D: Disk>(
-        &self,
-        disk: &mut D,
-        at: Position,
-    ) -> Result<Option<Bytes>, StoreError> {
-        let Some(segment) = self.holder_of_part(at, 0) else { return Ok(None) };
-        let head = segment.read(disk, Position(at.0 - PART_HEAD as u64), PART_HEAD as u64)?;
-        let len = u32_at(&head, 0);
-        let Some(segment) = self.holder_of_part(at, len) else { return Ok(None) };
-        let part = segment.read(disk, at, u64::from(len))?;
-        Ok(check_part(self.seal, at, &head, &part).map(|()| part))
-    }
-
-    /// The entry at a boundary: a `start` or an `end`. `None` at the written end.
-    pub fn entry_at<D: Disk>(
-        &self,
-        disk: &mut D,
-        mut at: Position,
-    ) -> Result<Option<Entry>, StoreError> {
-        if at < self.start() {
-            let what = format!("the log is kept from {} on", self.start());
-            return Err(self.active().corrupt(at, what));
-        }
-        while at < self.written {
-            let segment = self.segment_of(at).expect("written bytes lie in a segment");
-            match segment.step(disk, self.seal, at)? {
-                Step::Entry(header, parts) => return Ok(Some(entry(at, header, parts))),
-                Step::SegmentEnd => at = segment.end(),
-                Step::Invalid => return Err(segment.corrupt(at, "no intact entry here")),
-            }
-        }
-        Ok(None)
-    }
-
     /// Makes the next segment ahead of need, if the active one is half full. A
     /// full disk is no error here; `append` will say so when it matters.
     pub fn prepare<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
@@ -366,21 +312,8 @@ impl CommitLog {
         Ok(())
     }
 
-    fn active(&self) -> &Segment {
+    pub(super) fn active(&self) -> &Segment {
         self.segments.back().expect("there is always an active segment")
-    }
-
-    fn segment_of(&self, at: Position) -> Option<&Segment> {
-        let after = self.segments.partition_point(|segment| segment.start <= at);
-        self.segments.get(after.checked_sub(1)?)
-    }
-
-    /// The segment in which a written part of `len` bytes may lie at `at`.
-    fn holder_of_part(&self, at: Position, len: u32) -> Option<&Segment> {
-        let segment = self.segment_of(at)?;
-        let first = segment.start.0 + (HEADER + PART_HEAD) as u64;
-        let end = at.0.checked_add(u64::from(len))?;
-        (first <= at.0 && end <= segment.end().min(self.written).0).then_some(segment)
     }
 
     /// Pads the active segment and goes on in the next one.
@@ -415,12 +348,4 @@ impl CommitLog {
         }
         Segment::create(disk, start, self.config.segment_bytes)
     }
-}
-
-fn entry(start: Position, header: Header, parts: Vec<(Position, Bytes)>) -> Entry {
-    let Form::Entry(kind) = header.form else { unreachable!("a pad is not read as an entry") };
-    let end = Position(start.0 + header.size());
-    let place = Place { index: header.index, term: header.term, start, end };
-    debug_assert!(kind != Kind::Mark || parts.is_empty());
-    Entry { place, kind, parts }
 }

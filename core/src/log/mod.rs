@@ -6,6 +6,7 @@
 
 mod commit_log;
 mod identity;
+mod read;
 mod record;
 mod recovery;
 mod segment;
