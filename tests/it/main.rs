@@ -3,3 +3,4 @@ mod broker;
 mod conformance;
 mod crash_points;
 mod oracles_bite;
+mod transcripts;

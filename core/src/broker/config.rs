@@ -63,6 +63,8 @@ pub mod limit {
     pub const PULL_HOLD: Duration = Duration::from_secs(30);
     /// Offsets that travel in pulls are written to the log this often at most.
     pub const OFFSET_FLUSH: Duration = Duration::from_secs(1);
+    /// A message this close to the log's end counts as at hand, in bytes.
+    pub const AT_HAND: u64 = 1 << 30;
     /// Queues of one topic.
     pub const QUEUES: u32 = 4096;
     /// Topics, and consumer groups.

@@ -88,7 +88,8 @@ impl<D: Disk> Broker<D> {
         let shard = Shard { topic: header.topic.into(), queue: header.queue };
         let noted = self.unproposed_offsets.get(&(header.group.into(), shard.clone())).copied();
         let stored = noted.max(self.state.offset(header.group, &shard));
-        let offset = stored.or_else(|| self.young_queue_start(header.topic, header.queue));
+        let offset =
+            stored.or_else(|| self.implied_start(header.group, header.topic, header.queue));
         match offset {
             Some(offset) => {
                 self.reply_ok(
@@ -109,12 +110,26 @@ impl<D: Disk> Broker<D> {
         }
     }
 
-    /// RocketMQ starts a new group at 0 on a queue that still has its first
-    /// message at hand. We do so only while the queue is empty, where it can
-    /// neither skip nor replay anything (L14).
-    fn young_queue_start(&self, topic: &str, queue: u32) -> Option<u64> {
+    /// Where a group without an offset on a queue starts, if that is not for its
+    /// members to choose (L14). A group that knows other queues of the topic
+    /// starts a new one at its beginning: else it would skip what came before
+    /// its members noticed. A queue that still has its first message at hand is
+    /// read from 0 whatever the members prefer, as in RocketMQ.
+    fn implied_start(&mut self, group: &str, topic: &str, queue: u32) -> Option<u64> {
         let key = self.state.find_queue(topic, queue)?;
-        (self.state.queue(key).index.max() == 0).then_some(0)
+        let index = &self.state.queue(key).index;
+        if self.state.knows_topic(group, topic) {
+            return Some(index.min());
+        }
+        if index.min() > 0 {
+            return None;
+        }
+        let mut first = Vec::new();
+        let (log, disk) = self.replica.parts();
+        index.read(disk, 0, 1, &mut first).ok()?;
+        let is_at_hand =
+            first.first().is_none_or(|(_, entry)| log.end().0 - entry.position.0 < limit::AT_HAND);
+        is_at_hand.then_some(0)
     }
 
     pub(super) fn max_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {

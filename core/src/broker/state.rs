@@ -108,6 +108,14 @@ impl State {
         self.offsets.get(group)?.get(shard).copied()
     }
 
+    /// Whether the group has an offset on any queue of the topic.
+    pub fn knows_topic(&self, group: &str, topic: &str) -> bool {
+        let from = Shard { topic: topic.into(), queue: 0 };
+        self.offsets.get(group).is_some_and(|shards| {
+            shards.range(from..).next().is_some_and(|(shard, _)| &*shard.topic == topic)
+        })
+    }
+
     pub fn offsets(&self) -> impl Iterator<Item = (&Name, &Shard, u64)> {
         self.offsets
             .iter()
