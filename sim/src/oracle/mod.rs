@@ -167,8 +167,23 @@ macro_rules! promises {
             }
         }
 
-        fn all() -> Vec<Box<dyn Oracle>> {
-            vec![$(Box::new($module::$oracle::default()),)*]
+        /// The oracles that have not found anything yet.
+        struct Bench {
+            $($module: Option<$module::$oracle>,)*
+        }
+
+        impl Bench {
+            fn full() -> Bench {
+                Bench { $($module: Some($module::$oracle::default()),)* }
+            }
+
+            fn event(&mut self, event: &Event, facts: &Facts, found: &mut Vec<Violation>) {
+                $(ask(&mut self.$module, found, |oracle| oracle.event(event, facts));)*
+            }
+
+            fn finish(&mut self, facts: &Facts, found: &mut Vec<Violation>) {
+                $(ask(&mut self.$module, found, |oracle| oracle.finish(facts));)*
+            }
         }
     };
 }
@@ -228,17 +243,13 @@ promises! {
 /// the others go on.
 pub struct Judge {
     facts: Facts,
-    oracles: Vec<Option<Box<dyn Oracle>>>,
+    bench: Bench,
     violations: Vec<Violation>,
 }
 
 impl Judge {
     pub fn new(context: Context) -> Judge {
-        Judge {
-            facts: Facts::new(context),
-            oracles: all().into_iter().map(Some).collect(),
-            violations: Vec::new(),
-        }
+        Judge { facts: Facts::new(context), bench: Bench::full(), violations: Vec::new() }
     }
 
     /// Judges the events that were added since the last call.
@@ -246,7 +257,7 @@ impl Judge {
         self.facts.learn(&history.names);
         for event in &history.events[self.facts.index as usize..] {
             self.facts.now = event.at;
-            self.ask(|oracle, facts| oracle.event(event, facts));
+            self.bench.event(event, &self.facts, &mut self.violations);
             self.facts.absorb(event);
             self.facts.index += 1;
         }
@@ -255,7 +266,7 @@ impl Judge {
     /// The run is over: what broke, in order of the breaking events.
     pub fn finish(mut self) -> Vec<Violation> {
         self.facts.index = self.facts.index.saturating_sub(1);
-        self.ask(|oracle, facts| oracle.finish(facts));
+        self.bench.finish(&self.facts, &mut self.violations);
         self.violations.sort_by_key(|violation| violation.at);
         self.violations
     }
@@ -263,15 +274,13 @@ impl Judge {
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
+}
 
-    fn ask(&mut self, judge: impl Fn(&mut dyn Oracle, &Facts) -> Verdict) {
-        for seat in &mut self.oracles {
-            let Some(oracle) = seat else { continue };
-            if let Err(violation) = judge(oracle.as_mut(), &self.facts) {
-                self.violations.push(*violation);
-                *seat = None;
-            }
-        }
+fn ask<O>(seat: &mut Option<O>, found: &mut Vec<Violation>, judge: impl FnOnce(&mut O) -> Verdict) {
+    let Some(oracle) = seat else { return };
+    if let Err(violation) = judge(oracle) {
+        found.push(*violation);
+        *seat = None;
     }
 }
 
