@@ -72,7 +72,7 @@ fn no_loss_knows_where_a_late_group_starts() {
     grown.stored_in(op, 2, 0);
     breaks!(grown, Breach::NoLoss(no_loss::Breach::NeverDelivered { .. }));
 
-    // A group of which nobody lives owes nothing: it only lags.
+    // A group of which nobody lives is owed nothing: it only lags.
     late.send(3, 2);
     late.crash(member);
     holds!(late);
@@ -605,6 +605,12 @@ fn liveness() {
     breaks_unfinished!(start, Breach::Liveness(liveness::Breach::StillWaiting { .. }));
     breaks_unfinished!(good, Breach::Liveness(liveness::Breach::NeverAtRest));
 
+    // What the group has gone past is not late, it is lost.
+    let mut lost = start.clone();
+    lost.send(2, 1);
+    lost.consume(member, 2, 1);
+    breaks_unfinished!(lost, Breach::NoLoss(no_loss::Breach::NeverDelivered { offset: 0, .. }));
+
     let mut bad = good.clone();
     bad.begin(2);
     breaks!(bad, Breach::Liveness(liveness::Breach::NeverAnswered { .. }));
@@ -679,6 +685,26 @@ fn broadcast() {
     breaks!(
         start,
         Breach::BroadcastAndFilter(broadcast_and_filter::Breach::Missed { offset: 0, .. })
+    );
+
+    // Who starts at the end misses what came while it was away, and no more.
+    let mut away = Tale::new();
+    let come = |tale: &mut Tale, offset| {
+        let member = tale.join_as("cache", "c1", |started| {
+            (started.mode, started.from) = (Mode::Broadcasting, From::Last);
+        });
+        tale.own(member, offset, OffsetSource::Last);
+        member
+    };
+    let member = come(&mut away, 0);
+    away.crash(member);
+    away.send(1, 0);
+    come(&mut away, 1);
+    holds!(away);
+    away.send(2, 1);
+    breaks!(
+        away,
+        Breach::BroadcastAndFilter(broadcast_and_filter::Breach::Missed { offset: 1, .. })
     );
 }
 

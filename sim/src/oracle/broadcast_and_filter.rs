@@ -1,7 +1,10 @@
 //! A member gets what its subscription asks for and nothing else; in
 //! broadcasting, every member gets all of it.
 
-use super::{Facts, Oracle, Verdict, Violation};
+use super::{
+    Facts, Oracle, Verdict, Violation,
+    debts::{Debt, Standing},
+};
 use crate::history::{Event, EventKind, MemberId, MessageId, Mode, Names, ShardId, TagId};
 
 #[derive(Debug, Default)]
@@ -34,22 +37,17 @@ impl Oracle for BroadcastAndFilter {
     }
 
     fn finish(&mut self, facts: &Facts) -> Verdict {
-        if facts.quiesced.is_none() || !facts.context.recovers {
+        let is_missed = |debt: &Debt<'_>| {
+            debt.reader.mode == Mode::Broadcasting
+                && (facts.quiesced.is_some() || debt.standing == Standing::Skipped)
+        };
+        let Some(debt) = facts.debts().find(is_missed).filter(|_| facts.context.recovers) else {
             return Ok(());
-        }
-        let broadcasting = facts.readers.iter().filter(|reader| reader.mode == Mode::Broadcasting);
-        for reader in broadcasting.filter(|reader| facts.is_able(reader)) {
-            let missed = facts
-                .all_messages()
-                .filter(|(id, _)| !reader.delivered.contains(id.index()))
-                .find_map(|(id, message)| Some((id, facts.owed(reader, message)?)));
-            let Some((message, place)) = missed else { continue };
-            let member = reader.members[0];
-            let (shard, offset) = (place.shard, place.offset);
-            let breach = Breach::Missed { member, message, shard, offset };
-            return Err(Violation::new(breach, facts, [place.event]));
-        }
-        Ok(())
+        };
+        let (member, message) = (debt.reader.members[0], debt.message);
+        let (shard, offset) = (debt.place.shard, debt.place.offset);
+        let breach = Breach::Missed { member, message, shard, offset };
+        Err(Violation::new(breach, facts, [debt.place.event]))
     }
 }
 

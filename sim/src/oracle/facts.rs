@@ -129,6 +129,10 @@ impl Reader {
         grown(&mut self.progress, shard.index()).get_or_insert_default()
     }
 
+    pub(super) fn shards_mut(&mut self) -> impl Iterator<Item = &mut Progress> {
+        self.progress.iter_mut().filter_map(|progress| progress.as_deref_mut())
+    }
+
     /// The shards it was ever assigned or got anything from.
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Progress)> {
         let all = self.progress.iter().enumerate();
@@ -151,7 +155,9 @@ pub struct Progress {
     pub readings: u32,
     /// The owner that was assigned last, and when.
     pub owner: Option<(MemberId, u64, EventIndex)>,
-    /// A handler forgot a message of this shard.
+    /// The group's committed offset, as the broker last had it.
+    pub committed: Option<u64>,
+    /// The lowest offset whose handler will never answer.
     pub forgotten: Option<u64>,
     pub(super) seen: Sparse<Seen>,
 }
@@ -159,6 +165,12 @@ pub struct Progress {
 impl Progress {
     pub fn seen(&self, offset: u64) -> Option<&Seen> {
         self.seen.get(offset).filter(|seen| seen.deliveries > 0)
+    }
+
+    /// Whether the reader is beyond this offset, so that it will not see it any more.
+    pub fn has_passed(&self, offset: u64) -> bool {
+        let is_beyond = self.high.is_some_and(|(high, _)| high > offset);
+        is_beyond || self.committed.is_some_and(|committed| committed > offset)
     }
 }
 
@@ -385,21 +397,8 @@ impl Facts {
         self.readers.iter().find(|r| r.mode == Mode::Clustering && r.group == group)
     }
 
-    /// Whether every living member of the reader asks for this. Members of a
-    /// group that disagree (L15) owe only what all of them ask for.
-    pub fn wants(&self, reader: &Reader, topic: TopicId, tag: Option<TagId>) -> bool {
-        let mut living = self.living(reader).peekable();
-        living.peek().is_some() && living.all(|member| member.wants(topic, tag))
-    }
-
     pub fn living<'a>(&'a self, reader: &'a Reader) -> impl Iterator<Item = &'a Member> {
         reader.members.iter().map(|m| self.member(*m)).filter(|m| m.alive)
-    }
-
-    /// Whether the reader could have worked through everything by now.
-    pub fn is_able(&self, reader: &Reader) -> bool {
-        let mut living = self.living(reader).peekable();
-        living.peek().is_some() && living.all(|member| member.paced != Some(Pace::Stalled))
     }
 
     /// Whether nothing but traffic has happened for this long, stalled and
@@ -420,44 +419,6 @@ impl Facts {
         all.filter_map(|(i, op)| Some((OpId::at(i), op.as_ref()?)))
     }
 
-    /// Where a reader must find this message in the end, if it must.
-    pub fn owed(&self, reader: &Reader, message: &Message) -> Option<Place> {
-        let place = message.stored()?;
-        let (shard, offset) = (place.shard, place.offset);
-        let progress = reader.progress(shard);
-        let forgotten = progress.is_some_and(|progress| match progress.forgotten {
-            // An orderly shard stands still behind a message without an answer.
-            Some(first) if reader.orderly => first <= offset,
-            Some(_) => progress.seen(offset).is_some_and(|seen| seen.forgotten),
-            None => false,
-        });
-        let owed = self.wants(reader, message.topic, message.tag)
-            && self.starts_at(reader, shard).is_some_and(|start| start <= offset)
-            && !forgotten
-            && !self.is_expired(shard, offset)
-            && (self.context.may_lose_nothing || !self.may_be_lost(message));
-        owed.then_some(place)
-    }
-
-    /// From where on a reader is owed a shard, if that is known.
-    pub fn starts_at(&self, reader: &Reader, shard: ShardId) -> Option<u64> {
-        let name = self.shard(shard);
-        let joined = self.grown.iter().find(|(broker, topic, queues, _)| {
-            (*broker, *topic) == (name.broker, name.topic) && queues.contains(&name.queue)
-        });
-        let committed = self
-            .committed
-            .iter()
-            .find(|(group, topic, _)| (*group, *topic) == (reader.group, name.topic));
-        // A queue younger than the group's progress is read from its start (L14).
-        let is_young = matches!((joined, committed), (Some(j), Some(c)) if c.2 < j.3);
-        if reader.from == From::First || is_young {
-            let moved = reader.progress(shard).and_then(|progress| progress.moved_to);
-            return Some(moved.unwrap_or(0));
-        }
-        reader.progress(shard)?.start
-    }
-
     /// The slots of a broker's log at and after this position.
     pub fn log_from(
         &self,
@@ -468,29 +429,6 @@ impl Facts {
         log.take_while(move |s| s.highest >= position)
             .filter(move |s| s.position >= position)
             .map(|s| (s.position, s.shard, s.offset))
-    }
-
-    /// Whether power loss under async flush excuses that this is gone.
-    pub fn may_be_lost(&self, message: &Message) -> bool {
-        let Some(stored) = message.stored() else { return true };
-        let broker = self.broker_of(stored.shard);
-        // The recovered log says exactly what is gone; the clock only roughly.
-        let is_known = stored.position.is_some()
-            && broker.recovered.is_some_and(|recovered| {
-                recovered > stored.event
-                    && broker.power_losses.last().is_some_and(|(_, lost)| *lost < recovered)
-            });
-        let at_risk = || self.was_at_risk(message, stored.shard, stored.at);
-        message.lost.is_some() || (!is_known && at_risk())
-    }
-
-    /// Whether it may have been unsynced when the power of its broker failed:
-    /// under async flush, stored no longer before than the flush interval.
-    pub fn was_at_risk(&self, message: &Message, shard: ShardId, stored_by: u64) -> bool {
-        !self.context.sync_flush
-            && self.broker_of(shard).power_losses.iter().any(|(at, _)| {
-                message.begun_at <= *at && stored_by >= at.saturating_sub(self.context.flush_window)
-            })
     }
 }
 

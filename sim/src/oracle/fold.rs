@@ -8,8 +8,8 @@ use super::{
     sparse::Bits,
 };
 use crate::history::{
-    DeliveryId, Event, EventKind, FaultKind, LaneId, Mark, MemberId, MemberStarted, MessageId,
-    Mode, OffsetSource, OpId, ShardId, Stop, Stored, TopicId,
+    DeliveryId, Event, EventKind, FaultKind, From, LaneId, Mark, MemberId, MemberStarted,
+    MessageId, Mode, OffsetSource, OpId, ShardId, Stop, Stored, TopicId,
 };
 
 impl Facts {
@@ -118,10 +118,15 @@ impl Facts {
             EventKind::Nacked { delivery } => self.answer(*delivery, Answer::Nacked),
             EventKind::Forgotten { delivery } => self.answer(*delivery, Answer::Forgotten),
             EventKind::TopicSized { topic, queues } => self.size(event.lane, *topic, *queues),
-            EventKind::GroupOffset { group, shard, .. } => {
+            EventKind::GroupOffset { group, shard, offset, .. } => {
                 let topic = self.shard(*shard).topic;
                 if !self.committed.iter().any(|(g, t, _)| (g, t) == (group, &topic)) {
                     self.committed.push((*group, topic, self.index));
+                }
+                let mut readers = self.readers.iter_mut();
+                let reader = readers.find(|r| r.group == *group && r.mode == Mode::Clustering);
+                if let Some(reader) = reader {
+                    reader.progress_mut(*shard).committed = Some(*offset);
                 }
             }
             EventKind::Memory { .. } => {}
@@ -267,8 +272,12 @@ impl Facts {
             });
             self.readers.len() - 1
         });
-        if !self.readers[reader].members.contains(&id) {
-            self.readers[reader].members.push(id);
+        let known = &mut self.readers[reader];
+        if !known.members.contains(&id) {
+            known.members.push(id);
+        } else if started.mode == Mode::Broadcasting && started.from == From::Last {
+            // Nobody keeps its offset for it: what came while it was away is missed (L16).
+            known.shards_mut().for_each(|progress| progress.start = None);
         }
         self.members[id.index()] = Member {
             started: Some(started.clone()),

@@ -2,6 +2,7 @@
 //! read the same [`Facts`], folded from the history alone, and share no code
 //! with the broker.
 
+mod debts;
 mod facts;
 mod fold;
 mod sparse;
@@ -269,6 +270,10 @@ impl Judge {
         self.bench.finish(&self.facts, &mut self.violations);
         self.violations.sort_by_key(|violation| violation.at);
         self.violations
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     pub fn violations(&self) -> &[Violation] {

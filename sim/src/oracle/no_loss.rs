@@ -1,9 +1,13 @@
-//! At least once: a run that has come to rest owes nobody a message.
+//! At least once: a run that has come to rest owes nobody a message, and no
+//! group goes past one.
 //!
 //! Owed is what was answered OK, and what was answered by nobody but seen by
 //! somebody: once an unknown outcome is decided, it stays so.
 
-use super::{Facts, Oracle, Verdict, Violation};
+use super::{
+    Facts, Oracle, Verdict, Violation,
+    debts::{Debt, Standing},
+};
 use crate::history::{Event, GroupId, MessageId, Mode, Names, ShardId};
 
 #[derive(Debug, Default)]
@@ -21,27 +25,29 @@ impl Oracle for NoLoss {
     }
 
     fn finish(&mut self, facts: &Facts) -> Verdict {
-        if facts.quiesced.is_none() || !facts.context.recovers {
+        // A run that has not come to rest may only be slow: liveness says so.
+        let is_lost = |debt: &Debt<'_>| {
+            debt.reader.mode == Mode::Clustering
+                && (facts.quiesced.is_some() || debt.standing == Standing::Skipped)
+        };
+        let Some(debt) = facts.debts().find(is_lost).filter(|_| facts.context.recovers) else {
             return Ok(());
-        }
-        let groups = facts.readers.iter().filter(|reader| reader.mode == Mode::Clustering);
-        for reader in groups.filter(|reader| facts.is_able(reader)) {
-            for (id, message) in facts.all_messages() {
-                if reader.acked.contains(id.index()) {
-                    continue;
-                }
-                let Some(place) = facts.owed(reader, message) else { continue };
-                let (group, shard, offset) = (reader.group, place.shard, place.offset);
-                let breach = if reader.delivered.contains(id.index()) {
-                    Breach::NeverAcked { group, message: id, shard, offset }
-                } else {
-                    let acked = message.ok.is_some();
-                    Breach::NeverDelivered { group, message: id, shard, offset, acked }
-                };
-                return Err(Violation::new(breach, facts, [message.begun, place.event]));
+        };
+        let (group, message) = (debt.reader.group, debt.message);
+        let (shard, offset) = (debt.place.shard, debt.place.offset);
+        let sent = facts.message(message);
+        let breach = match debt.standing {
+            Standing::Unanswered => Breach::NeverAcked { group, message, shard, offset },
+            Standing::Ahead | Standing::Skipped => {
+                let acked = sent.is_some_and(|sent| sent.ok.is_some());
+                Breach::NeverDelivered { group, message, shard, offset, acked }
             }
-        }
-        Ok(())
+        };
+        Err(Violation::new(
+            breach,
+            facts,
+            sent.map(|s| s.begun).into_iter().chain([debt.place.event]),
+        ))
     }
 }
 
