@@ -24,7 +24,7 @@ use toml::{
 
 pub use error::ScenarioError;
 pub use names::{FAULTS, MARKS, RECOVERABLE};
-pub use node::{Node, Role};
+pub use node::{Node, Role, tags_of};
 pub use scenario::*;
 pub use value::{DurationRange, SizeRange};
 

@@ -83,3 +83,11 @@ impl Workload {
         }
     }
 }
+
+/// The tags that a filter asks for; none if it asks for every message.
+pub fn tags_of(filter: &str) -> Vec<&str> {
+    if filter.trim() == "*" {
+        return Vec::new();
+    }
+    filter.split("||").map(str::trim).collect()
+}

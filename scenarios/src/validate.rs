@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use crate::{
     names::{FAULTS, MARKS, RECOVERABLE, STORIES},
+    node::tags_of,
     scenario::*,
 };
 
@@ -104,6 +105,7 @@ fn check_workload(scenario: &Scenario, at: &str, workload: &Workload) -> Checked
                 known_topic(scenario, &key("topics"), topic)?;
             }
             within(&key("topics"), consume.topics.len(), 1..=16)?;
+            known_filter(&key("filter"), &consume.filter)?;
             within(&key("concurrency"), consume.concurrency, 1..=256)?;
             ensure(consume.nack + consume.never_ack <= 1.0, &key("never_ack"), || {
                 format!(
@@ -115,6 +117,7 @@ fn check_workload(scenario: &Scenario, at: &str, workload: &Workload) -> Checked
         WorkloadKind::Pull(pull) => {
             identifier(&key("group"), &pull.group)?;
             known_topic(scenario, &key("topic"), &pull.topic)?;
+            known_filter(&key("filter"), &pull.filter)?;
             within(&key("batch"), pull.batch, 1..=1000)?;
             time_within(&key("every"), pull.every.min, MS..=Duration::from_secs(60))
         }
@@ -142,17 +145,8 @@ fn check_produce(scenario: &Scenario, at: &str, produce: &Produce) -> Checked {
         format!(
             "a send of up to {largest} bytes does not fit, allowed: half a segment ({room} bytes)"
         )
-    })?;
-    ensure(produce.size.min >= MIN_BODY, &key("size"), || {
-        format!(
-            "found {} bytes, allowed: at least {MIN_BODY}, room for the message's id",
-            produce.size.min
-        )
     })
 }
-
-/// A body starts with the id by which oracles know the message.
-const MIN_BODY: u64 = 24;
 
 fn check_fault(scenario: &Scenario, index: usize) -> Checked {
     let fault = &scenario.faults[index];
@@ -325,6 +319,13 @@ fn known_topic(scenario: &Scenario, key: &str, topic: &str) -> Checked {
     ensure(topics.iter().any(|known| known.name == topic), key, || {
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         format!("`{topic}` is no topic here, allowed: {}", names.join(", "))
+    })
+}
+
+fn known_filter(key: &str, filter: &str) -> Checked {
+    let plain = |tag: &&str| !tag.is_empty() && !tag.contains(char::is_whitespace);
+    ensure(tags_of(filter).iter().all(plain), key, || {
+        format!("found `{filter}`, allowed: *, or tags joined by ||, as in \"red || blue\"")
     })
 }
 

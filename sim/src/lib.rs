@@ -8,4 +8,5 @@ pub mod history;
 pub mod logging;
 pub mod oracle;
 pub mod record;
+pub mod workload;
 pub mod world;

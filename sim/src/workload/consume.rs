@@ -1,0 +1,193 @@
+//! Push consumers: members that join and leave, work fast or slowly, answer,
+//! hand back or forget.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use stormglass_core::{
+    client::{ConsumerConfig, StartAt},
+    rng::Rng,
+    runtime::Runtime,
+    shell::client::{Consumer, Delivery},
+};
+use stormglass_scenarios::{Consume, DurationRange, From, Model};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    GLANCE, Stage, draw,
+    member::{InHand, Joining, Member},
+    race,
+};
+use crate::history;
+
+const SUBSCRIBE_AGAIN: DurationRange = DurationRange::millis(200, 800);
+/// When a message that was handed back comes again.
+const HAND_BACK: DurationRange = DurationRange::millis(100, 1_000);
+/// How long a member that leaves waits for its handlers.
+const LAST_WORK: DurationRange = DurationRange::millis(2_000, 2_000);
+
+pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
+    let mut rng = Rng::new(stage.rt.entropy());
+    let member = Rc::new(Member::start(stage, &joining(consume)));
+    let config = config(stage, consume);
+    let mut consumer = loop {
+        match stage.unless_over(stage.client.subscribe(config.clone())).await {
+            Some(Ok(consumer)) => break consumer,
+            Some(Err(_)) => stage.sleep(draw(&mut rng, SUBSCRIBE_AGAIN)).await,
+            None => return member.stopped(),
+        }
+    };
+    if let Some(mut changes) = consumer.changes() {
+        let member = member.clone();
+        stage.rt.spawn(async move {
+            while let Some(change) = changes.next().await {
+                member.changed(change);
+            }
+        });
+    }
+    let broadcasts = consume.model == Model::Broadcasting;
+    let hands = Arc::new(Semaphore::new(consume.concurrency as usize));
+    while let Some((hand, delivery)) = next(stage, &mut consumer, &hands, broadcasts).await {
+        let in_hand = member.delivered(&delivery.broker_name, &delivery.record);
+        let handling = Handling {
+            stage: stage.clone(),
+            member: member.clone(),
+            in_hand,
+            work: draw(&mut rng, consume.work),
+            answer: Answer::draw(&mut rng, consume),
+        };
+        stage.rt.spawn(async move {
+            handling.run(delivery).await;
+            drop(hand);
+        });
+    }
+    let all = consume.concurrency;
+    let _ = race(hands.acquire_many(all), stage.sleep(LAST_WORK.max)).await;
+    if broadcasts {
+        keep_offsets(stage, &consumer).await;
+    }
+    consumer.close().await;
+    member.stopped();
+}
+
+fn joining(consume: &Consume) -> Joining<'_> {
+    Joining {
+        group: &consume.group,
+        topics: &consume.topics,
+        filter: &consume.filter,
+        mode: match consume.model {
+            Model::Clustering => history::Mode::Clustering,
+            Model::Broadcasting => history::Mode::Broadcasting,
+        },
+        orderly: consume.orderly,
+        from: match consume.from {
+            From::First => history::From::First,
+            From::Last => history::From::Last,
+        },
+    }
+}
+
+fn config<R: Runtime>(stage: &Stage<R>, consume: &Consume) -> ConsumerConfig {
+    let mut config = ConsumerConfig::new(&consume.group).start_at(match consume.from {
+        From::First => StartAt::First,
+        From::Last => StartAt::Last,
+    });
+    for topic in &consume.topics {
+        config = config.topic(topic, &consume.filter);
+    }
+    if consume.orderly {
+        config = config.orderly();
+    }
+    if consume.model == Model::Broadcasting {
+        config = config.broadcasting();
+        config.local_offsets = stage.machine().offsets.borrow().clone();
+    }
+    // Nothing waits in the client for a hand to be free, unless some messages
+    // are never answered and keep theirs.
+    if consume.never_ack == 0.0 {
+        config.max_outstanding = consume.concurrency as usize;
+    }
+    config
+}
+
+/// The next message, and the free hand that takes it; none when the member is
+/// to stop. Meanwhile says how fast it works, and keeps its own offsets.
+async fn next<R: Runtime>(
+    stage: &Stage<R>,
+    consumer: &mut Consumer,
+    hands: &Arc<Semaphore>,
+    broadcasts: bool,
+) -> Option<(OwnedSemaphorePermit, Delivery)> {
+    while !stage.is_over() {
+        stage.shared.tell_pace(stage.machine());
+        if broadcasts {
+            keep_offsets(stage, consumer).await;
+        }
+        let delivery = async {
+            let hand = hands.clone().acquire_owned().await.ok()?;
+            Some((hand, consumer.next().await?))
+        };
+        if let Some(taken) = race(delivery, stage.sleep(GLANCE)).await {
+            return taken;
+        }
+    }
+    None
+}
+
+/// A broadcasting member's offsets outlive its process, on its own disk.
+async fn keep_offsets<R: Runtime>(stage: &Stage<R>, consumer: &Consumer) {
+    let offsets = consumer.offsets().await;
+    *stage.machine().offsets.borrow_mut() = offsets;
+}
+
+#[derive(Clone, Copy)]
+enum Answer {
+    Ack,
+    HandBack(Duration),
+    Forget,
+}
+
+impl Answer {
+    fn draw(rng: &mut Rng, consume: &Consume) -> Answer {
+        let back = draw(rng, HAND_BACK);
+        if rng.chance(consume.nack) {
+            Answer::HandBack(back)
+        } else if rng.chance(consume.never_ack / (1.0 - consume.nack).max(f64::EPSILON)) {
+            Answer::Forget
+        } else {
+            Answer::Ack
+        }
+    }
+}
+
+/// The work on one message.
+struct Handling<R> {
+    stage: Stage<R>,
+    member: Rc<Member<R>>,
+    in_hand: InHand,
+    work: Duration,
+    answer: Answer,
+}
+
+impl<R: Runtime> Handling<R> {
+    async fn run(self, delivery: Delivery) {
+        let Handling { stage, member, in_hand, work, answer } = self;
+        let pacer = &stage.machine().pacer;
+        stage.sleep(pacer.handling(work)).await;
+        while let Some(left) = pacer.stall(stage.shared.time.now_us()) {
+            stage.sleep(left).await;
+        }
+        match answer {
+            Answer::Ack => {
+                member.acked(&in_hand);
+                delivery.ack();
+            }
+            Answer::HandBack(delay) => {
+                member.nacked(&in_hand);
+                delivery.nack(delay);
+            }
+            Answer::Forget => {
+                member.forgot(&in_hand, delivery);
+            }
+        }
+    }
+}

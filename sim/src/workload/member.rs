@@ -1,0 +1,167 @@
+//! What a consumer records: that it is a member, which shards it owns, and
+//! each message from its delivery to the answer.
+
+use std::cell::RefCell;
+
+use stormglass_core::{
+    client::{Change, MessageQueue, OffsetSource},
+    ids::Name,
+    message::{Properties, Record, property},
+    runtime::Runtime,
+    shell::client::Delivery,
+};
+use stormglass_scenarios::tags_of;
+
+use super::Stage;
+use crate::history::{
+    Body, DeliveryId, EventKind, From, MemberId, MemberStarted, MessageId, Mode,
+    OffsetSource as Source, ShardId, Subscription, body_hash,
+};
+
+/// One incarnation of a group's member.
+pub struct Member<R> {
+    stage: Stage<R>,
+    id: MemberId,
+    group: String,
+    /// Forgotten messages: to drop them would be to hand them back.
+    kept: RefCell<Vec<Delivery>>,
+}
+
+/// What a member asks its group for.
+pub struct Joining<'a> {
+    pub group: &'a str,
+    pub topics: &'a [String],
+    pub filter: &'a str,
+    pub mode: Mode,
+    pub orderly: bool,
+    pub from: From,
+}
+
+/// A message in a handler's hands.
+pub struct InHand {
+    delivery: DeliveryId,
+    message: Option<MessageId>,
+}
+
+impl<R: Runtime> Member<R> {
+    /// Recorded before anything can be assigned to it.
+    pub fn start(stage: &Stage<R>, joining: &Joining) -> Member<R> {
+        let machine = stage.machine();
+        let recorder = &stage.shared.recorder;
+        let (id, subscriptions) = recorder.name(|names| {
+            let group = names.group(joining.group);
+            let tags: Vec<_> =
+                tags_of(joining.filter).into_iter().map(|tag| names.tag(tag)).collect();
+            let subscribe =
+                |topic: &String| Subscription { topic: names.topic(topic), tags: tags.clone() };
+            let subscriptions = joining.topics.iter().map(subscribe).collect();
+            (names.member(group, machine.lane), subscriptions)
+        });
+        machine.incarnations.set(machine.incarnations.get() + 1);
+        machine.joined.set(Some(id));
+        stage.push(EventKind::MemberStarted(Box::new(MemberStarted {
+            member: id,
+            incarnation: machine.incarnations.get(),
+            mode: joining.mode,
+            orderly: joining.orderly,
+            from: joining.from,
+            subscriptions,
+        })));
+        Member {
+            stage: stage.clone(),
+            id,
+            group: joining.group.to_owned(),
+            kept: RefCell::default(),
+        }
+    }
+
+    pub fn changed(&self, change: Change) {
+        match change {
+            Change::Assigned(queues) => {
+                let shards = queues.iter().map(|queue| self.shard(queue)).collect();
+                self.stage.push(EventKind::Assigned { member: self.id, shards });
+            }
+            Change::Reading { queue, offset, source } => {
+                let source = match source {
+                    OffsetSource::Committed => Source::Committed,
+                    OffsetSource::First | OffsetSource::Time => Source::First,
+                    OffsetSource::Last => Source::Last,
+                    OffsetSource::Corrected => Source::Corrected,
+                };
+                let (shard, offset) = (self.shard(&queue), offset.max(0) as u64);
+                self.stage.push(EventKind::OffsetRead { member: self.id, shard, offset, source });
+            }
+        }
+    }
+
+    pub fn delivered(&self, broker: &Name, record: &Record) -> InHand {
+        let shared = &self.stage.shared;
+        let message = Body::decode(&record.body).ok().map(|body| body.message);
+        let properties = Properties(&record.properties);
+        let queue = MessageQueue {
+            topic: record.topic.as_str().into(),
+            broker: broker.clone(),
+            queue: record.queue,
+        };
+        let shard = self.shard(&queue);
+        let (key, tag) = shared.recorder.name(|names| {
+            let key = properties.get(property::SHARDING_KEY).map(|key| names.key(key));
+            (key, properties.get(property::TAGS).map(|tag| names.tag(tag)))
+        });
+        let delivery = shared.recorder.next_delivery();
+        self.stage.push(EventKind::Delivered {
+            delivery,
+            member: self.id,
+            shard,
+            queue_offset: record.queue_offset,
+            position: record.position.0,
+            message,
+            body_hash: body_hash(&record.body),
+            key,
+            tag,
+        });
+        shared.rest.borrow_mut().delivered(shared.time.now_us(), self.id);
+        InHand { delivery, message }
+    }
+
+    pub fn acked(&self, in_hand: &InHand) {
+        self.stage.push(EventKind::Acked { delivery: in_hand.delivery });
+        self.finish(in_hand);
+    }
+
+    pub fn nacked(&self, in_hand: &InHand) {
+        self.stage.push(EventKind::Nacked { delivery: in_hand.delivery });
+        self.settle();
+    }
+
+    pub fn forgot(&self, in_hand: &InHand, delivery: Delivery) {
+        self.stage.push(EventKind::Forgotten { delivery: in_hand.delivery });
+        self.kept.borrow_mut().push(delivery);
+        self.finish(in_hand);
+    }
+
+    /// In good order: nothing is in hand any more.
+    pub fn stopped(&self) {
+        self.stage.machine().joined.set(None);
+        self.stage.push(EventKind::MemberStopped { member: self.id });
+    }
+
+    fn finish(&self, in_hand: &InHand) {
+        self.settle();
+        if let Some(message) = in_hand.message {
+            self.stage.shared.rest.borrow_mut().finished(&self.group, &self.stage.node, message);
+        }
+    }
+
+    fn settle(&self) {
+        let shared = &self.stage.shared;
+        shared.rest.borrow_mut().settled(shared.time.now_us(), self.id);
+    }
+
+    fn shard(&self, queue: &MessageQueue) -> ShardId {
+        self.stage.shared.recorder.name(|names| {
+            let (topic, broker) = (names.topic(&queue.topic), names.lane(&queue.broker));
+            names.shard(topic, broker, queue.queue)
+        })
+    }
+}

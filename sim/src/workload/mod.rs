@@ -1,0 +1,268 @@
+//! The clients of a run. Each member of a workload lives on a machine of its
+//! own, works through the client that users link, and records all it does and
+//! sees in the history.
+
+mod consume;
+mod member;
+mod pace;
+mod produce;
+mod pull;
+mod rest;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use stormglass_core::{
+    client::{ClientConfig, MessageQueue},
+    ids::Name,
+    rng::Rng,
+    runtime::Runtime,
+    shell::client::{self, Client},
+};
+use stormglass_scenarios::{Role, Scenario, WorkloadKind};
+
+use crate::{
+    disk::Timer,
+    fault::Handlers,
+    history::{EventKind, LaneId, MemberId, OpId, Recorder, Stop, Unanswered},
+};
+use pace::Pacer;
+use rest::Rest;
+
+/// All clients of one run. Clones are the same clients.
+#[derive(Clone)]
+pub struct Workloads(Rc<Shared>);
+
+struct Shared {
+    scenario: Rc<Scenario>,
+    recorder: Recorder,
+    time: Rc<dyn Timer>,
+    name_servers: Vec<SocketAddr>,
+    machines: BTreeMap<Name, Machine>,
+    rest: RefCell<Rest>,
+    chaos_is_over: Cell<bool>,
+}
+
+/// What is known of a client's machine, over all its lives.
+struct Machine {
+    lane: LaneId,
+    workload: usize,
+    member: u32,
+    start_at: Duration,
+    incarnations: Cell<u32>,
+    /// The membership of the consumer that runs there now.
+    joined: Cell<Option<MemberId>>,
+    /// Sends of the producer that runs there now, which have no outcome yet.
+    open: RefCell<BTreeSet<OpId>>,
+    pacer: Pacer,
+    /// A broadcasting member's offsets, on its own disk.
+    offsets: RefCell<BTreeMap<MessageQueue, i64>>,
+}
+
+impl Workloads {
+    /// `time` is true time; members do not start or stop by their own clocks.
+    pub fn new(
+        scenario: Rc<Scenario>,
+        recorder: Recorder,
+        time: Rc<dyn Timer>,
+        name_servers: Vec<SocketAddr>,
+    ) -> Workloads {
+        let members = scenario.nodes().into_iter().filter_map(|node| {
+            let Role::Member { workload, member } = node.role else { return None };
+            let machine = Machine {
+                lane: recorder.name(|names| names.lane(&node.id)),
+                workload,
+                member,
+                start_at: node.start_at,
+                incarnations: Cell::new(0),
+                joined: Cell::new(None),
+                open: RefCell::default(),
+                pacer: Pacer::default(),
+                offsets: RefCell::default(),
+            };
+            Some((Name::from(node.id), machine))
+        });
+        let machines = members.collect();
+        let rest = RefCell::new(Rest::new(&scenario));
+        let chaos_is_over = Cell::new(false);
+        Workloads(Rc::new(Shared {
+            scenario,
+            recorder,
+            time,
+            name_servers,
+            machines,
+            rest,
+            chaos_is_over,
+        }))
+    }
+
+    /// What runs on this machine, from the start of its process until the
+    /// workload says that it stops.
+    ///
+    /// # Panics
+    /// When no workload of the scenario has this node.
+    pub async fn run<R: Runtime>(self, rt: R, node: Name) -> Stop {
+        let scenario = self.0.scenario.clone();
+        let workload = &scenario.workloads[self.0.machines[&*node].workload];
+        let Some(stage) = Stage::enter(self.0, rt, node).await else {
+            return Stop::Graceful;
+        };
+        match &workload.kind {
+            WorkloadKind::Produce(produce) => produce::run(&stage, produce).await,
+            WorkloadKind::Consume(consume) => consume::run(&stage, consume).await,
+            WorkloadKind::Pull(pull) => pull::run(&stage, pull, workload.members).await,
+        }
+        stage.client.close().await;
+        Stop::Graceful
+    }
+
+    /// To be told when a client's process is gone, however it went.
+    pub fn stopped(&self, node: &str, why: Stop) {
+        let Some(machine) = self.0.machines.get(node) else { return };
+        let push = |kind| self.0.recorder.push(machine.lane, kind);
+        let open = machine.open.take();
+        self.0.rest.borrow_mut().sends_ended(open.len());
+        for op in open {
+            let (why, tries) = (Unanswered::ProducerGone, produce::MOST_TRIES);
+            push(EventKind::SendUnknown { op, why, tries });
+        }
+        if let Some(member) = machine.joined.take() {
+            machine.pacer.revive();
+            self.0.rest.borrow_mut().crashed(member);
+            push(match why {
+                Stop::Graceful => EventKind::MemberStopped { member },
+                _ => EventKind::MemberCrashed { member },
+            });
+        }
+    }
+
+    /// Producers stop; consumers go on with what is there.
+    pub fn end_chaos(&self) {
+        self.0.chaos_is_over.set(true);
+    }
+
+    /// Whether everything has come to rest: no send is open, no handler works,
+    /// every message that was answered OK is acknowledged by all who want it,
+    /// or else nothing has moved for so long that nothing ever will.
+    pub fn is_at_rest(&self) -> bool {
+        self.0.rest.borrow().is_reached(self.0.time.now_us())
+    }
+}
+
+impl Handlers for Workloads {
+    fn stall(&self, node: &Name, for_ms: u64) {
+        let Some(machine) = self.0.machines.get(node) else { return };
+        machine.pacer.stall_until(self.0.time.now_us() + for_ms * 1000);
+        self.0.tell_pace(machine);
+    }
+
+    fn slow(&self, node: &Name, handling_ms: u64) {
+        let Some(machine) = self.0.machines.get(node) else { return };
+        machine.pacer.slow(Duration::from_millis(handling_ms));
+        self.0.tell_pace(machine);
+    }
+}
+
+impl Shared {
+    /// Whether this member was to stop by now.
+    fn is_over(&self, node: &Name) -> bool {
+        let workload = &self.scenario.workloads[self.machines[node].workload];
+        let now = Duration::from_micros(self.time.now_us());
+        let produces = matches!(workload.kind, WorkloadKind::Produce(_));
+        let chaos_is_over = self.chaos_is_over.get() || now >= self.scenario.run_for;
+        (produces && chaos_is_over) || workload.stop_at.is_some_and(|stop_at| now >= stop_at)
+    }
+
+    /// Records a member's pace if it is another one than before.
+    fn tell_pace(&self, machine: &Machine) {
+        if let Some(member) = machine.joined.get()
+            && let Some(pace) = machine.pacer.changed(self.time.now_us())
+        {
+            self.recorder.push(machine.lane, EventKind::MemberPaced { member, pace });
+        }
+    }
+}
+
+/// One process of a client.
+#[derive(Clone)]
+struct Stage<R> {
+    shared: Rc<Shared>,
+    rt: R,
+    node: Name,
+    client: Client,
+}
+
+impl<R: Runtime> Stage<R> {
+    /// Waits for its time to start. None if its time is over.
+    async fn enter(shared: Rc<Shared>, rt: R, node: Name) -> Option<Stage<R>> {
+        let now = Duration::from_micros(shared.time.now_us());
+        let wait = shared.machines[&node].start_at.saturating_sub(now);
+        rt.sleep_until(rt.now().mono + wait).await;
+        if shared.is_over(&node) {
+            return None;
+        }
+        let mut config = ClientConfig::new(shared.name_servers.clone());
+        config.client_id = Some(node.to_string());
+        config.producer_group = format!("{node}-group");
+        // Topics are what the scenario says; nobody makes up another one.
+        config.default_topic = None;
+        config.send_retries = u32::from(produce::MOST_TRIES) - 1;
+        let client = client::start(rt.clone(), config);
+        Some(Stage { shared, rt, node, client })
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.shared.machines[&*self.node]
+    }
+
+    fn push(&self, kind: EventKind) {
+        self.shared.recorder.push(self.machine().lane, kind);
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.is_over(&self.node)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.rt.sleep_until(self.rt.now().mono + duration).await;
+    }
+
+    /// The outcome of `work`; none if the member is to stop before it is there.
+    async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        while !self.is_over() {
+            if let Some(done) = race(work.as_mut(), self.sleep(GLANCE)).await {
+                return Some(done);
+            }
+        }
+        None
+    }
+}
+
+/// How often a member that waits looks whether it is to stop.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// What `work` gives if it is done before `limit`. A select that looks at both
+/// in a fixed order, so that the seed alone decides.
+async fn race<T>(work: impl Future<Output = T>, limit: impl Future) -> Option<T> {
+    let (mut work, mut limit) = (pin!(work), pin!(limit));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|_| None),
+    })
+    .await
+}
+
+/// A length of time within a range of them.
+fn draw(rng: &mut Rng, range: stormglass_scenarios::DurationRange) -> Duration {
+    let spread = range.max.saturating_sub(range.min).as_micros() as u64;
+    range.min + Duration::from_micros(rng.below(spread + 1))
+}
