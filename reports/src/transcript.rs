@@ -60,8 +60,15 @@ pub fn plan_line(line: &PlanLine) -> String {
     format!("{:>11}  {}", Seconds(line.at_us), OneLine(&line.text))
 }
 
-/// The whole run: its plan, then every event, then the verdicts.
-pub fn write_history(record: &Record, out: &mut impl Write) -> io::Result<()> {
+/// What a node logged, and when in simulated microseconds.
+pub struct LogLine<'a> {
+    pub at_us: u64,
+    pub text: &'a str,
+}
+
+/// The whole run: its plan, then every event with what was logged before it,
+/// then the verdicts. `log` is in the order of time.
+pub fn write_history(record: &Record, log: &[LogLine], out: &mut impl Write) -> io::Result<()> {
     let Record { scenario, seed, world, .. } = record;
     writeln!(out, "{}, seed {seed}, {world}", OneLine(scenario))?;
     if !record.plan.is_empty() {
@@ -71,11 +78,22 @@ pub fn write_history(record: &Record, out: &mut impl Write) -> io::Result<()> {
         }
     }
     writeln!(out, "\nWhat happened:")?;
+    let mut log = log.iter().peekable();
     for event in &record.events {
+        while let Some(line) = log.next_if(|line| line.at_us <= event.at_us) {
+            write_log_line(line, out)?;
+        }
         writeln!(out, "{}", event_line(record, event))?;
+    }
+    for line in log {
+        write_log_line(line, out)?;
     }
     writeln!(out, "\nVerdicts after {} of simulated time:", Seconds(record.ended_us))?;
     out.write_all(verdict_table(record).as_bytes())
+}
+
+fn write_log_line(line: &LogLine, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{:>11}  | {}", Seconds(line.at_us), OneLine(line.text))
 }
 
 /// One promise a line, broken ones with what broke them.
@@ -90,4 +108,30 @@ pub fn verdict_table(record: &Record) -> String {
         let _ = writeln!(table, "{number:>4}  {:<24}  {found}", OneLine(&verdict.name));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn what_was_logged_stands_before_the_events_that_followed() {
+        let record = sample::passing("crash", 1, "madsim", 1);
+        let [_, started, send, ..] = &record.events[..] else { panic!("too few events") };
+        let log = [
+            LogLine { at_us: started.at_us + 1, text: "looking for\nlog files" },
+            LogLine { at_us: record.ended_us, text: "bye" },
+        ];
+        let mut text = Vec::new();
+        write_history(&record, &log, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let expected = format!(
+            "{}\n  0.001001s  | looking for\\nlog files\n{}\n",
+            event_line(&record, started),
+            event_line(&record, send)
+        );
+        assert!(text.contains(&expected), "{text}");
+        assert!(text.contains("40.000000s  | bye\n\nVerdicts"), "{text}");
+    }
 }
