@@ -6,12 +6,14 @@
 //! one is in memory and part of the snapshot. Queue offsets are slots, shifted
 //! by what was jumped over so far.
 
+mod block;
+mod rebuild;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
 };
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,13 +22,7 @@ use crate::{
     log::Seal,
     runtime::{Disk, FileId},
 };
-
-const BLOCK: usize = 4096;
-/// `crc u32 | count u32 | first slot u64`
-const HEADER: usize = 16;
-/// `position i64 | size i32 | tag hash i64`
-const ENTRY: usize = 20;
-const PER_BLOCK: u64 = ((BLOCK - HEADER) / ENTRY) as u64;
+use block::{BLOCK, Block, PER_BLOCK};
 
 /// How consume queues lay out their files.
 #[derive(Clone, Debug)]
@@ -203,7 +199,7 @@ impl ConsumeQueue {
             let number = self.file_of(start);
             let file = self.file_to_write(disk, number)?;
             self.block.push(entry);
-            let bytes = self.encode(start);
+            let bytes = block::encode(self.seal, start, &self.block);
             disk.write(file, self.place_of(start), &bytes)
                 .map_err(|error| self.failed("writing", number, error))?;
             self.dirty.insert(file);
@@ -381,25 +377,11 @@ impl ConsumeQueue {
         Ok(file)
     }
 
-    fn encode(&self, start: u64) -> [u8; BLOCK] {
-        let mut out = [0; BLOCK];
-        out[4..8].copy_from_slice(&(self.block.len() as u32).to_be_bytes());
-        out[8..16].copy_from_slice(&start.to_be_bytes());
-        for (room, entry) in out[HEADER..].chunks_exact_mut(ENTRY).zip(&self.block) {
-            room[..8].copy_from_slice(&entry.position.0.to_be_bytes());
-            room[8..12].copy_from_slice(&entry.size.to_be_bytes());
-            room[12..].copy_from_slice(&entry.tag.to_be_bytes());
-        }
-        let crc = self.seal.checksum(Position(start), &out[4..]);
-        out[..4].copy_from_slice(&crc.to_be_bytes());
-        out
-    }
-
     /// The block that holds `slot`, verified if it comes from the disk.
     fn load<D: Disk>(&self, disk: &mut D, slot: u64) -> Result<Block<'_>, StoreError> {
         let start = slot - slot % PER_BLOCK;
         if start == self.block_start() {
-            return Ok(Block { start, entries: Entries::InMemory(&self.block) });
+            return Ok(Block::in_memory(start, &self.block));
         }
         let number = self.file_of(slot);
         let file = self.files.get(&number);
@@ -407,11 +389,8 @@ impl ConsumeQueue {
         let bytes = disk
             .read(file, self.place_of(slot), BLOCK)
             .map_err(|error| self.failed("reading", number, error))?;
-        let crc = self.seal.checksum(Position(start), &bytes[4..]).to_be_bytes();
-        if bytes[..4] != crc {
-            return Err(self.corrupt(number, format!("the block of slot {start} is not intact")));
-        }
-        Ok(Block { start, entries: Entries::OnDisk(bytes) })
+        Block::decode(self.seal, start, bytes)
+            .ok_or_else(|| self.corrupt(number, format!("the block of slot {start} is not intact")))
     }
 
     fn corrupt(&self, number: u64, what: String) -> StoreError {
@@ -420,41 +399,6 @@ impl ConsumeQueue {
 
     fn failed(&self, doing: &'static str, number: u64, error: io::Error) -> StoreError {
         StoreError::Io { doing, file: self.name(number), error }
-    }
-}
-
-struct Block<'a> {
-    start: u64,
-    entries: Entries<'a>,
-}
-
-enum Entries<'a> {
-    InMemory(&'a [QueueEntry]),
-    OnDisk(Bytes),
-}
-
-impl Block<'_> {
-    /// The first slot behind the block, were it full.
-    fn end(&self) -> u64 {
-        self.start + PER_BLOCK
-    }
-
-    fn entry(&self, slot: u64) -> QueueEntry {
-        let at = (slot - self.start) as usize;
-        match &self.entries {
-            Entries::InMemory(entries) => entries[at],
-            Entries::OnDisk(bytes) => {
-                let bytes = &bytes[HEADER + at * ENTRY..][..ENTRY];
-                let number = |range: std::ops::Range<usize>| -> u64 {
-                    bytes[range].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
-                };
-                QueueEntry {
-                    position: Position(number(0..8)),
-                    size: number(8..12) as u32,
-                    tag: number(12..20) as i64,
-                }
-            }
-        }
     }
 }
 

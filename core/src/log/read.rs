@@ -62,6 +62,12 @@ impl CommitLog {
         Ok(None)
     }
 
+    /// The start of the segment that holds `at`, a boundary for `entry_at`; the
+    /// log's start if none does.
+    pub fn segment_start(&self, at: Position) -> Position {
+        self.segment_of(at).map_or(self.start(), |segment| segment.start)
+    }
+
     fn segment_of(&self, at: Position) -> Option<&Segment> {
         let after = self.segments.partition_point(|segment| segment.start <= at);
         self.segments.get(after.checked_sub(1)?)

@@ -43,9 +43,9 @@ use crate::{
     runtime::{Disk, FileId},
 };
 
-/// How far behind the end of the log a claim on it is looked for. An entry
-/// with such a claim follows within what was written during two syncs.
-const SEARCH: u64 = 256 << 20;
+/// The search for claims behind the end of the log leaves a segment after so
+/// many bytes without an entry. The largest entries have half of it.
+const QUIET: u64 = 32 << 20;
 const CHUNK: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 
@@ -244,16 +244,17 @@ fn search_claims<'a, D: Disk>(
     segments: impl Iterator<Item = &'a Segment>,
     tail: &Tail,
 ) -> Result<(), StoreError> {
-    let mut budget = SEARCH;
     for segment in segments.filter(|segment| segment.end() > tail.end) {
         let mut at = segment.start.max(tail.end);
-        while segment.room(at) >= HEADER as u64 && budget > 0 {
+        let mut seen = at;
+        while segment.room(at) >= HEADER as u64 && at.0 - seen.0 < QUIET {
             // Chunks overlap, so that no header is cut in two.
             let chunk = segment.read(disk, at, segment.room(at).min(CHUNK + HEADER as u64))?;
             for offset in (0..=chunk.len() - HEADER).step_by(8) {
                 let here = Position(at.0 + offset as u64);
                 let header = Header::decode(seal, here, &chunk[offset..], segment.room(here));
                 let Some(header) = header else { continue };
+                seen = here;
                 if header.term >= tail.last.1 && header.claim > tail.end {
                     let what = format!(
                         "damaged: the entry at {here} was written when all before {} was durable",
@@ -263,7 +264,6 @@ fn search_claims<'a, D: Disk>(
                 }
             }
             at = Position((at.0 + CHUNK).min(segment.end().0));
-            budget = budget.saturating_sub(CHUNK);
         }
     }
     Ok(())

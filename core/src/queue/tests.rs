@@ -4,7 +4,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{log::test_disk::TestDisk, rng::Rng};
+use crate::{
+    log::{Base, CommitLog, Draft, Kind, LogConfig, test_disk::TestDisk},
+    message::{Properties, Record, property, tag_hash},
+    rng::Rng,
+};
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -250,4 +254,77 @@ fn a_missing_file_is_damage() {
     let restored = ConsumeQueue::restore(&mut node.disk, snapshot, shard(), config());
     let error = restored.err().unwrap().to_string();
     assert_eq!(error, "queue/orders/3/00000000000000000408 is damaged: it is missing");
+}
+
+/// A log of messages for two shards in turn, two in an entry, and the queue of
+/// one of them.
+fn indexed(disk: &mut TestDisk, messages: u64) -> (CommitLog, ConsumeQueue) {
+    let config = LogConfig { segment_bytes: 16 << 10, ..LogConfig::default() };
+    let (mut log, recovered) = CommitLog::open(disk, config, Base::default()).unwrap();
+    let (ticket, sync) = log.begin_sync(disk, &[]).unwrap();
+    let outcome = disk.finish(sync);
+    log.synced(ticket, outcome).unwrap();
+    let mut queue = ConsumeQueue::new(shard(), config_of(&log));
+    let mut draft = Draft::default();
+    for offset in 0..messages {
+        let mut properties = Vec::new();
+        let tag = format!("tag-{}", offset % 3);
+        Properties::put(&mut properties, property::TAGS, &tag);
+        let mut record: Record = Record {
+            topic: "orders".to_owned(),
+            queue: 3,
+            queue_offset: offset,
+            position: Position(0),
+            flag: 0,
+            sys_flag: 0,
+            born_wall: 0,
+            born_host: ([127, 0, 0, 1], 1).into(),
+            store_wall: 0,
+            store_host: ([127, 0, 0, 1], 2).into(),
+            reconsume_times: 0,
+            prepared_position: 0,
+            properties: properties.into(),
+            body: "paid".into(),
+        };
+        draft.clear(Kind::Messages);
+        draft.part(|out| record.encode(out));
+        let size = record.encoded_len() as u32;
+        record.queue = 4;
+        draft.part(|out| record.encode(out));
+        let mut places = Vec::new();
+        log.append(disk, recovered.fresh_term, &mut draft, |_, at| places.push(at)).unwrap();
+        let entry = QueueEntry { position: places[0], size, tag: tag_hash(&tag) };
+        queue.push(disk, offset, entry).unwrap();
+    }
+    log.write(disk).unwrap();
+    (log, queue)
+}
+
+fn config_of(log: &CommitLog) -> QueueConfig {
+    QueueConfig { store_id: log.store_id(), ..config() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn a_damaged_block_is_rebuilt_from_the_log(
+        at in 0u64..8192, bit in 0u8..8, share in 0u64..60,
+    ) {
+        let mut disk = TestDisk::default();
+        let (log, mut queue) = indexed(&mut disk, 450);
+        queue.expire(&mut disk, Position(log.end().0 * share / 100)).unwrap();
+        let all = |queue: &ConsumeQueue, disk: &mut TestDisk| {
+            let mut read = Vec::new();
+            queue.read(disk, 0, 500, &mut read).map(|()| read)
+        };
+        let good = all(&queue, &mut disk).unwrap();
+        disk.flip("queue/orders/3/00000000000000000000", at, bit);
+        let block = at / 4096;
+        if queue.min() < (block + 1) * 204 {
+            all(&queue, &mut disk).unwrap_err();
+            queue.rebuild_block(&mut disk, &log, block * 204).unwrap();
+        }
+        prop_assert_eq!(all(&queue, &mut disk).unwrap(), good);
+    }
 }

@@ -1,0 +1,78 @@
+//! Repairing a block from the log that it was derived from.
+
+use super::{
+    ConsumeQueue, QueueEntry,
+    block::{self, PER_BLOCK},
+};
+use crate::{
+    error::StoreError,
+    ids::Position,
+    log::{CommitLog, Kind},
+    message::{Peek, property, tag_hash},
+    runtime::Disk,
+};
+
+impl ConsumeQueue {
+    /// Writes the block that holds `offset` anew, after `read` found it
+    /// `Corrupt`. Reads the log from the segment of the last entry before the
+    /// block to the block's own last: seconds, if segments are large. `Corrupt`
+    /// if the log does not have all of the block's messages.
+    pub fn rebuild_block<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        log: &CommitLog,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        let slot = self.slot_of(offset).max(self.min_slot);
+        let start = slot - slot % PER_BLOCK;
+        if start >= self.block_start() {
+            return Ok(());
+        }
+        // Entries that have expired are read by nobody.
+        let gone = QueueEntry { position: Position(0), size: 0, tag: 0 };
+        let mut entries = vec![gone; PER_BLOCK as usize];
+        let mut wanted = self.min_slot.max(start);
+        let before = match start.checked_sub(1).filter(|before| *before >= self.min_slot) {
+            Some(before) => self.load(disk, before)?.entry(before).position,
+            None => log.start(),
+        };
+        let mut at = log.segment_start(before);
+        while wanted < start + PER_BLOCK
+            && let Some(entry) = log.entry_at(disk, at)?
+        {
+            for (position, record) in &entry.parts {
+                if entry.kind == Kind::Messages
+                    && let Some(found) = self.entry_of(record, *position, self.offset_of(wanted))
+                    && wanted < start + PER_BLOCK
+                {
+                    entries[(wanted - start) as usize] = found;
+                    wanted += 1;
+                }
+            }
+            at = entry.place.end;
+        }
+        let number = self.file_of(start);
+        if wanted < start + PER_BLOCK {
+            let missing = self.offset_of(wanted);
+            return Err(self.corrupt(number, format!("the log has no message {missing}")));
+        }
+        let file = self.file_to_write(disk, number)?;
+        let bytes = block::encode(self.seal, start, &entries);
+        disk.write(file, self.place_of(start), &bytes)
+            .map_err(|error| self.failed("writing", number, error))?;
+        self.dirty.insert(file);
+        Ok(())
+    }
+
+    /// What the queue says of this record, if it is this shard's message
+    /// `offset`.
+    fn entry_of(&self, record: &[u8], position: Position, offset: u64) -> Option<QueueEntry> {
+        let peek = Peek(record);
+        let ours = peek.topic() == Some(&self.shard.topic)
+            && peek.queue() == Some(self.shard.queue)
+            && peek.queue_offset() == Some(offset);
+        let tag = peek.properties().and_then(|properties| properties.get(property::TAGS));
+        let tag = tag.map_or(0, tag_hash);
+        ours.then_some(QueueEntry { position, size: record.len() as u32, tag })
+    }
+}
