@@ -217,9 +217,10 @@ impl<D: Disk> Broker<D> {
             }
             entries.clear();
             let window = pull.max_messages.clamp(32, 512);
-            let (_, disk) = self.replica.parts();
-            let index = &self.state.queue(pull.to).index;
-            if let Err(error) = index.read(disk, pull.offset, window, &mut entries) {
+            let (log, disk) = self.replica.parts();
+            let index = &mut self.state.queue_mut(pull.to).index;
+            let read = index.read_repairing(disk, log, pull.offset, window, &mut entries);
+            if let Err(error) = read {
                 break Some(error);
             }
             if entries.is_empty() {

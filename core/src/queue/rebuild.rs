@@ -13,6 +13,27 @@ use crate::{
 };
 
 impl ConsumeQueue {
+    /// [`read`](Self::read) that repairs the first damaged block it meets.
+    pub fn read_repairing<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        log: &CommitLog,
+        offset: u64,
+        limit: usize,
+        out: &mut Vec<(u64, QueueEntry)>,
+    ) -> Result<(), StoreError> {
+        let before = out.len();
+        match self.read(disk, offset, limit, out) {
+            Err(StoreError::Corrupt(damage)) => {
+                tracing::warn!(%damage, "rebuilding a block of a consume queue");
+                let next = out[before..].last().map_or(offset, |(last, _)| last + 1);
+                self.rebuild_block(disk, log, next)?;
+                self.read(disk, next, limit + before - out.len(), out)
+            }
+            done => done,
+        }
+    }
+
     /// Writes the block that holds `offset` anew, after `read` found it
     /// `Corrupt`. Reads the log from the segment of the last entry before the
     /// block to the block's own last: seconds, if segments are large. `Corrupt`
