@@ -2,22 +2,50 @@
 //! with the node's drift and never steps; wall time drifts with it and jumps.
 //! And true time, which no node knows.
 
-use std::cell::Cell;
+use std::{cell::Cell, future::Future, pin::Pin, rc::Rc};
 
 use stormglass_core::time::{Now, Time};
 
+use crate::disk::Timer;
+
 thread_local! {
     static TRUE_NOW_US: Cell<u64> = const { Cell::new(0) };
+    static ORIGIN_US: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
-/// True time in microseconds since the start of the run on this thread: when
-/// the task that runs was woken.
+/// True time on this thread in microseconds since the start of the run: when
+/// the task that runs was woken. Zero while the world is only set up.
 pub fn true_now_us() -> u64 {
     TRUE_NOW_US.get()
 }
 
-pub(crate) fn set_true_now_us(us: u64) {
-    TRUE_NOW_US.set(us);
+/// A world begins.
+pub(crate) fn begin_setup() {
+    TRUE_NOW_US.set(0);
+    ORIGIN_US.set(u64::MAX);
+}
+
+/// The world is set up: the run starts at this time of the world.
+pub(crate) fn begin_run(world_us: u64) {
+    ORIGIN_US.set(world_us);
+}
+
+/// A world's time, counted from the start of the run.
+pub struct SinceStart(pub Rc<dyn Timer>);
+
+impl Timer for SinceStart {
+    fn now_us(&self) -> u64 {
+        true_now_us()
+    }
+
+    fn sleep_us(&self, us: u64) -> Pin<Box<dyn Future<Output = ()>>> {
+        self.0.sleep_us(us)
+    }
+}
+
+/// Takes microseconds since the start of the world.
+pub(crate) fn set_true_now_us(world_us: u64) {
+    TRUE_NOW_US.set(world_us.saturating_sub(ORIGIN_US.get()));
 }
 
 /// What wall clocks without an offset show when a run starts:

@@ -45,6 +45,8 @@ use stormglass_core::{
 
 use crate::fault::Unsynced;
 
+const MAX_EVENTS: usize = 1000;
+
 /// What a disk needs of the world: its time, undisturbed by any node's clock.
 pub trait Timer {
     /// Microseconds since the start of the run.
@@ -101,6 +103,17 @@ pub struct DiskCounters {
     pub misdirected_reads: u64,
 }
 
+/// Something that happened to a disk and is worth a line in the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskEvent {
+    Created(String),
+    /// To this name.
+    Renamed(String),
+    SyncFailed,
+    NoRoom,
+    TornPages(u64),
+}
+
 /// The disk as the testbed sees it: it outlives every process that uses it,
 /// and takes the faults. Clones are handles to the same disk.
 #[derive(Clone)]
@@ -125,6 +138,8 @@ struct State {
     config: DiskConfig,
     faults: Faults,
     counters: DiskCounters,
+    /// Since they were last taken; nobody may want them, so only the newest.
+    events: VecDeque<DiskEvent>,
     /// When the device will have served the syncs it was given.
     busy_until_us: u64,
     /// Handles of earlier processes fail.
@@ -169,6 +184,7 @@ impl Drive {
             config,
             faults: Faults::default(),
             counters: DiskCounters::default(),
+            events: VecDeque::new(),
             busy_until_us: 0,
             process: 0,
             changes: 0,
@@ -194,11 +210,16 @@ impl Drive {
         self.detach();
         let state = &mut *self.0.borrow_mut();
         state.lose_names(unsynced);
+        let mut torn_pages = 0;
         for file in state.files.values_mut() {
             let losses = file.pages.power_loss(unsynced, &mut state.rng);
             state.counters.kept_pages += losses.kept_pages;
             state.counters.lost_pages += losses.lost_pages;
-            state.counters.torn_pages += losses.torn_pages;
+            torn_pages += losses.torn_pages;
+        }
+        if torn_pages > 0 {
+            state.counters.torn_pages += torn_pages;
+            state.happened(DiskEvent::TornPages(torn_pages));
         }
         state.busy_until_us = 0;
     }
@@ -268,9 +289,21 @@ impl Drive {
     pub fn counters(&self) -> DiskCounters {
         self.0.borrow().counters
     }
+
+    /// What happened since the last call, the last thousand at most.
+    pub fn take_events(&self) -> VecDeque<DiskEvent> {
+        std::mem::take(&mut self.0.borrow_mut().events)
+    }
 }
 
 impl State {
+    fn happened(&mut self, event: DiskEvent) {
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
     fn lose_names(&mut self, unsynced: Unsynced) {
         let survive = match unsynced {
             Unsynced::Lost => 0,
@@ -362,6 +395,7 @@ impl Disk for SimDisk {
             let used: u64 = disk.files.values().map(|file| file.pages.len()).sum();
             if disk.faults.full || used.saturating_add(len) > disk.config.capacity {
                 disk.counters.refused_full += 1;
+                disk.happened(DiskEvent::NoRoom);
                 return Err(io::Error::new(io::ErrorKind::StorageFull, name));
             }
             let id = FileId(disk.next_file);
@@ -370,6 +404,7 @@ impl Disk for SimDisk {
             let file = File { name: name.to_owned(), pages: Pages::new(len), renamed_at: 0 };
             disk.files.insert(id, file);
             disk.note(id, Change::Created(id));
+            disk.happened(DiskEvent::Created(name.to_owned()));
             Ok(id)
         })
     }
@@ -395,6 +430,7 @@ impl Disk for SimDisk {
             disk.names.remove(&from);
             disk.names.insert(to.to_owned(), file);
             disk.note(file, Change::Renamed { file, from });
+            disk.happened(DiskEvent::Renamed(to.to_owned()));
             Ok(())
         })
     }
@@ -482,6 +518,7 @@ impl Disk for SimDisk {
             if fails {
                 disk.faults.syncs -= 1;
                 disk.counters.failed_syncs += 1;
+                disk.happened(DiskEvent::SyncFailed);
             }
             Ok((disk.busy_until_us - now, (!fails).then_some(covers)))
         });

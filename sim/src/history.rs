@@ -19,7 +19,7 @@ pub use names::{
 pub use story::Story;
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Event {
     /// Microseconds of the world's own time: no node's clock, so no skew.
     pub at: u64,
@@ -29,7 +29,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum EventKind {
     /// A producer (the lane) calls send. Recorded before the first byte leaves.
@@ -191,7 +191,7 @@ pub enum EventKind {
 }
 
 /// What a consumer is, fixed for one incarnation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MemberStarted {
     pub member: MemberId,
     /// From 1, counted over the restarts of this member.
@@ -202,14 +202,14 @@ pub struct MemberStarted {
     pub subscriptions: Vec<Subscription>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Subscription {
     pub topic: TopicId,
     /// Empty means all messages, with any tag or none.
     pub tags: Vec<TagId>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     Clustering,
@@ -217,7 +217,7 @@ pub enum Mode {
 }
 
 /// Where a group starts that has no committed offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum From {
     First,
@@ -225,7 +225,7 @@ pub enum From {
 }
 
 /// What kind of stored an answer meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stored {
     /// As the mode promises.
@@ -234,7 +234,7 @@ pub enum Stored {
     Weakly,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unanswered {
     TimedOut,
@@ -243,7 +243,7 @@ pub enum Unanswered {
     ProducerGone,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pace {
     Normal,
@@ -252,7 +252,7 @@ pub enum Pace {
 }
 
 /// Where a start offset came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OffsetSource {
     /// The group's committed offset.
@@ -266,7 +266,7 @@ pub enum OffsetSource {
     Reset,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stop {
     /// It was asked to.
@@ -279,7 +279,7 @@ pub enum Stop {
     GaveUp,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fault {
     pub fault: FaultId,
     pub kind: FaultKind,
@@ -292,7 +292,7 @@ pub struct Fault {
 macro_rules! named {
     ($(#[$doc:meta])* $kind:ident { $($(#[$of:meta])* $variant:ident = $name:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum $kind {
             $($(#[$of])* #[serde(rename = $name)] $variant,)*
         }
@@ -357,7 +357,7 @@ named! {
 }
 
 /// All events of a run, with the names they mention.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub struct History {
     pub names: Names,
     pub events: Vec<Event>,

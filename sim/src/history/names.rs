@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! dense {
     ($($(#[$doc:meta])* $name:ident)*) => { $(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(NonZeroU32);
 
@@ -63,7 +63,7 @@ impl fmt::Display for MessageId {
 }
 
 /// Where a shard lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardName {
     pub topic: TopicId,
     pub broker: LaneId,
@@ -71,14 +71,14 @@ pub struct ShardName {
 }
 
 /// Who a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberName {
     pub group: GroupId,
     pub client: LaneId,
 }
 
 /// A table of names, each with its dense place.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<T>", into = "Vec<T>")]
 #[serde(bound(
     serialize = "T: Clone + Serialize",
@@ -126,7 +126,7 @@ impl<T: Clone + Ord> Table<T> {
 }
 
 /// Every name a history mentions.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub struct Names {
     lanes: Table<Arc<str>>,
     topics: Table<Arc<str>>,

@@ -72,6 +72,7 @@ pub struct Machine {
     pub drive: Drive,
     watch: Rc<dyn Watch>,
     pub(super) state: Cell<State>,
+    stopped: Cell<Option<Stop>>,
     seed: u64,
     lives: Cell<u32>,
     paused: Cell<bool>,
@@ -95,6 +96,7 @@ impl Machine {
             drive: Drive::new(seed, disk),
             watch,
             state: Cell::new(State::NoProcess),
+            stopped: Cell::new(None),
             seed,
             lives: Cell::new(0),
             paused: Cell::new(false),
@@ -104,6 +106,11 @@ impl Machine {
 
     pub fn state(&self) -> State {
         self.state.get()
+    }
+
+    /// Why its last process is gone; none while one runs or if none ever did.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stopped.get()
     }
 
     pub fn is_paused(&self) -> bool {
@@ -126,6 +133,7 @@ impl Machine {
         let life = self.lives.get() + 1;
         self.lives.set(life);
         self.state.set(State::Running);
+        self.stopped.set(None);
         network.set_process(self.no, true);
         self.watch.started(life);
         let entropy = Rng::new(Rng::new(self.seed.wrapping_add(u64::from(life))).next());
@@ -138,6 +146,7 @@ impl Machine {
         let ran = self.state.replace(State::NoProcess) == State::Running;
         if ran {
             self.drive.detach();
+            self.stopped.set(Some(why));
             self.watch.stopped(why);
         }
         ran

@@ -273,7 +273,9 @@ fn a_program_that_ends_closes_its_connections() {
         let short: Program<W::Runtime> = Rc::new(|rt: W::Runtime, _disk| {
             Box::pin(async move {
                 let echo = echo(rt.clone());
-                rt.spawn(async { drop(echo.await) });
+                rt.spawn(async {
+                    echo.await;
+                });
                 rt.sleep_until(Time(500_000)).await;
                 Stop::Graceful
             })
