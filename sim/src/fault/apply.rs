@@ -5,7 +5,7 @@ use std::fmt;
 use stormglass_core::ids::Name;
 
 use super::Fault;
-use crate::world::{Cluster, MachineNo, World};
+use crate::world::{Cluster, MachineNo, State, World};
 
 /// The message handlers of the workload's consumers.
 pub trait Handlers {
@@ -28,6 +28,18 @@ impl fmt::Display for UnknownNode {
 }
 
 impl std::error::Error for UnknownNode {}
+
+/// Whether `fault` would do anything now: a node that is down cannot be killed,
+/// one that runs cannot be started.
+pub fn can_strike<W: World>(cluster: &Cluster<W>, fault: &Fault) -> bool {
+    let state = |node: &Name| cluster.find(node).map(|no| cluster.machine(no).state());
+    match fault {
+        Fault::Kill { node } | Fault::Pause { node } => state(node) == Some(State::Running),
+        Fault::PowerLoss { node, .. } => state(node) != Some(State::NoPower),
+        Fault::Restart { node } => state(node) != Some(State::Running),
+        _ => true,
+    }
+}
 
 /// Makes `fault` happen now.
 ///

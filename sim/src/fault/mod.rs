@@ -5,16 +5,18 @@
 
 mod apply;
 mod chaos;
+mod journal;
 pub mod plan;
 mod text;
 
-pub use apply::{Handlers, UnknownNode, apply};
+pub use apply::{Handlers, UnknownNode, apply, can_strike};
+pub use journal::Journal;
 use serde::{Deserialize, Serialize};
 use stormglass_core::ids::Name;
 
 /// A fault and the moment, in milliseconds of virtual time since the start of
 /// the run, at which it strikes. Faults of one moment strike in list order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TimedFault {
     pub at_ms: u64,
     #[serde(flatten)]
@@ -23,7 +25,7 @@ pub struct TimedFault {
 
 /// Something that happens to the world. Those that last are undone by their
 /// counterpart, and in any case when the run heals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fault {
     /// The process dies, its machine lives: connections are closed or reset,
@@ -143,7 +145,7 @@ pub enum Fault {
 }
 
 /// What a power loss does to pages that no finished sync covers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unsynced {
     /// Each page on its own is kept or lost, and one in four is torn into

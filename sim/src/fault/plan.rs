@@ -16,7 +16,7 @@ use stormglass_scenarios::{DurationRange, FaultKind, FaultSpec, Scenario};
 use super::{Fault, TimedFault, Unsynced};
 
 /// The faults of one run, in the order in which they strike.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Plan {
     pub faults: Vec<TimedFault>,
