@@ -7,6 +7,8 @@ pub mod fault;
 pub mod history;
 pub mod logging;
 pub mod oracle;
+pub mod probe;
 pub mod record;
+pub mod run;
 pub mod workload;
 pub mod world;

@@ -1,0 +1,267 @@
+//! One run: a cluster and its clients live through a plan of faults, then
+//! everything is healed and must come to rest, then the oracles judge.
+
+mod nodes;
+mod story;
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    panic::{AssertUnwindSafe, catch_unwind},
+    str::FromStr,
+    thread,
+    time::Duration,
+};
+
+use stormglass_scenarios::{Flush, MayLose, Scenario};
+use tracing::Level;
+
+use self::story::Story;
+use crate::{
+    clock, coverage,
+    fault::{
+        Fault,
+        plan::{Plan, plan},
+    },
+    history::{History, Recorder},
+    logging,
+    oracle::{Context, Judge, Violation},
+    world::{NetConfig, on_madsim, on_turmoil},
+};
+
+/// The simulator of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum World {
+    Madsim,
+    Turmoil,
+}
+
+impl World {
+    pub const ALL: [World; 2] = [World::Madsim, World::Turmoil];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            World::Madsim => "madsim",
+            World::Turmoil => "turmoil",
+        }
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for World {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<World, String> {
+        let found = World::ALL.into_iter().find(|world| world.name() == name);
+        found.ok_or_else(|| format!("`{name}` is no world, allowed: madsim, turmoil"))
+    }
+}
+
+/// Everything about one run, the same for the same scenario, seed and world.
+#[derive(Debug)]
+pub struct RunRecord {
+    pub scenario: String,
+    pub seed: u64,
+    pub world: World,
+    pub plan: Plan,
+    pub history: History,
+    /// When it ended, in microseconds of virtual time.
+    pub ended_us: u64,
+    /// In the order of the events that broke the promises.
+    pub violations: Vec<Violation>,
+    /// How often each fault and mark of `[expect]` happened.
+    pub coverage: BTreeMap<String, u64>,
+    /// What should have happened more often, and how often it did.
+    pub missing: Vec<(String, String)>,
+    /// Why the run could not go on.
+    pub panic: Option<String>,
+    /// What was logged, if it was asked for.
+    pub log: Vec<String>,
+    /// Over the plan and all events.
+    pub hash: u64,
+}
+
+impl RunRecord {
+    pub fn passed(&self) -> bool {
+        self.violations.is_empty() && self.missing.is_empty() && self.panic.is_none()
+    }
+}
+
+/// How a run differs from the ordinary.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// This plan instead of the one computed from scenario and seed.
+    pub plan: Option<Plan>,
+    /// Keep what is logged up to this level.
+    pub log: Option<Level>,
+}
+
+/// Runs a scenario once. The run gets a thread of its own, so that what ran
+/// before it in this process cannot leave anything behind in thread-local state.
+pub fn run(scenario: &Scenario, seed: u64, world: World, options: &Options) -> RunRecord {
+    thread::scope(|threads| {
+        let run = thread::Builder::new()
+            .name(format!("{} {seed} {world}", scenario.name))
+            .spawn_scoped(threads, || run_here(scenario, seed, world, options))
+            .expect("the system gives another thread");
+        run.join().expect("panics of a run are caught inside it")
+    })
+}
+
+fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> RunRecord {
+    let plan = options.plan.clone().unwrap_or_else(|| plan(scenario, seed));
+    let recorder = Recorder::new(clock::true_now_us);
+    let mut judge = Judge::new(context(scenario, &plan));
+    let latency = scenario.network.latency;
+    let net = NetConfig { latency_us: micros(latency.min)..=micros(latency.max) };
+    let story = Story { scenario, seed, plan: &plan, recorder: &recorder };
+    let live = || match world {
+        World::Madsim => on_madsim::run(seed, &net, async |w| story.live(w, &mut judge).await),
+        World::Turmoil => on_turmoil::run(seed, &net, async |w| story.live(w, &mut judge).await),
+    };
+    let live = || catch_unwind(AssertUnwindSafe(live)).err().map(|panic| panic_text(&*panic));
+    let (panic, log) = match options.log {
+        Some(level) => logging::capture(level, live),
+        None => (live(), Vec::new()),
+    };
+    let ended_us = clock::true_now_us();
+    let history = recorder.take();
+    judge.follow(&history);
+    let violations = judge.finish();
+    let coverage = coverage::coverage(&history);
+    let missing = match &panic {
+        Some(_) => Vec::new(),
+        None => coverage::missing(&scenario.expect.at_least, &coverage),
+    };
+    let hash = digest(&plan, &history, ended_us);
+    RunRecord {
+        scenario: scenario.name.clone(),
+        seed,
+        world,
+        plan,
+        history,
+        ended_us,
+        violations,
+        coverage,
+        missing,
+        panic,
+        log,
+        hash,
+    }
+}
+
+/// What this scenario promises under these faults: what the oracles judge by.
+pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
+    let slowest_sync = plan.faults.iter().map(|timed| match timed.fault {
+        Fault::DiskSlow { max_ms, .. } => max_ms * 1000,
+        _ => 0,
+    });
+    let slowest_sync = micros(scenario.disk.sync_latency.max) + slowest_sync.max().unwrap_or(0);
+    Context {
+        sync_flush: scenario.cluster.flush == Flush::Sync,
+        // Brokers share nothing yet: each is a group of one.
+        replicas: 1,
+        // One sync may be under way when the next becomes due.
+        flush_window: micros(scenario.cluster.flush_interval) + 2 * slowest_sync,
+        may_lose_nothing: scenario.expect.may_lose == MayLose::Nothing,
+        recovers: scenario.expect.recovers,
+        settle: micros(scenario.settle),
+        isolation_factor: scenario.expect.isolation_factor,
+        ..Context::default()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+fn digest(plan: &Plan, history: &History, ended_us: u64) -> u64 {
+    let mut digest = Fnv(0xcbf2_9ce4_8422_2325);
+    (plan, history, ended_us).hash(&mut digest);
+    digest.finish()
+}
+
+/// Fowler, Noll, Vo, over the values as they are: the same in every process.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "
+        name = 'small'
+        seeds = [1]
+        run_for = '10s'
+        settle = '30s'
+        cluster = { topics = [{ name = 'orders', queues = 2 }] }
+
+        [[workload]]
+        kind = 'produce'
+        topic = 'orders'
+        rate = 20.0
+
+        [[workload]]
+        kind = 'consume'
+        group = 'billing'
+        topics = ['orders']
+        members = 2
+
+        [[fault]]
+        kind = 'kill'
+        at = '2s..4s'
+        node = 'broker'
+        restart_after = '500ms'
+
+        [[fault]]
+        kind = 'power-loss'
+        at = '6s..8s'
+        node = 'broker'
+        restart_after = '1s'
+    ";
+
+    #[test]
+    fn a_small_storm_is_survived_and_is_the_same_after_other_runs() {
+        let scenario = stormglass_scenarios::parse("small.toml", SMALL).unwrap();
+        for world in World::ALL {
+            let run = |seed| run(&scenario, seed, world, &Options::default());
+            let first = run(1);
+            let told: Vec<String> =
+                first.history.events.iter().map(|e| first.history.tell(e).to_string()).collect();
+            assert!(
+                first.passed(),
+                "{world}: {:#?} {:#?} {:?}\n{}",
+                first.violations,
+                first.missing,
+                first.panic,
+                told.join("\n")
+            );
+            let other = run(2);
+            assert_eq!(first.hash, run(1).hash, "{world}");
+            assert_ne!(first.hash, other.hash, "{world}");
+        }
+    }
+}

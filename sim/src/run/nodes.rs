@@ -1,0 +1,199 @@
+//! What the machines of a run are for: name servers, brokers, the clients of
+//! the workload, and an administrator who creates the topics.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use stormglass_core::{
+    broker::BrokerConfig,
+    client::ClientConfig,
+    ids::Name,
+    log::LogConfig,
+    replication::Flush,
+    runtime::Runtime,
+    shell::{
+        client,
+        node::{Node, NodeConfig, NodeError},
+    },
+};
+use stormglass_scenarios::{Flush as FlushMode, Role, Scenario};
+
+use super::micros;
+use crate::{
+    disk::{DiskConfig, SimDisk},
+    history::{Mark, Recorder, Stop},
+    probe::{Probe, Unwatched},
+    workload::Workloads,
+    world::{Cluster, Life, MachineNo, Program, Watch, World},
+};
+
+const BROKER_PORT: u16 = 10_911;
+const NAMES_PORT: u16 = 9_876;
+
+/// All brokers of a run belong to this cluster.
+const CLUSTER: &str = "sim";
+
+/// How long the administrator waits before it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The machines of a run by what they are for.
+#[derive(Default)]
+pub struct Machines {
+    pub name_servers: Vec<MachineNo>,
+    pub brokers: Vec<MachineNo>,
+    /// Each with the time in milliseconds at which it starts.
+    pub clients: Vec<(u64, MachineNo)>,
+    pub admin: Vec<MachineNo>,
+}
+
+/// Adds all machines; none is started.
+pub fn add_all<W: World>(
+    cluster: &mut Cluster<W>,
+    scenario: &Scenario,
+    recorder: &Recorder,
+    clients: &Workloads,
+) -> Machines {
+    let name_servers = name_servers(scenario);
+    let disk = DiskConfig {
+        sync_us: micros(scenario.disk.sync_latency.min)..=micros(scenario.disk.sync_latency.max),
+        capacity: scenario.disk.capacity,
+    };
+    let mut machines = Machines::default();
+    for (index, node) in scenario.nodes().into_iter().enumerate() {
+        let ip = MachineNo(index).ip();
+        let name: Name = node.id.as_str().into();
+        let probe = Rc::new(Probe::new(recorder.clone(), &name));
+        match node.role {
+            Role::NameServer => {
+                let server = Server {
+                    config: NodeConfig::name_server(),
+                    addr: SocketAddr::new(ip, NAMES_PORT),
+                    probe: probe.clone(),
+                };
+                let program = Rc::new(move |rt, disk| server.life(rt, disk));
+                let no = cluster.add(name, DiskConfig::default(), probe, program);
+                machines.name_servers.push(no);
+            }
+            Role::Broker => {
+                let addr = SocketAddr::new(ip, BROKER_PORT);
+                let server = Server {
+                    config: broker(scenario, &name, addr, name_servers.clone()),
+                    addr,
+                    probe: probe.clone(),
+                };
+                let program = Rc::new(move |rt, disk| server.life(rt, disk));
+                let no = cluster.add(name, disk.clone(), probe, program);
+                machines.brokers.push(no);
+            }
+            Role::Member { .. } => {
+                let start_ms = node.start_at.as_millis() as u64;
+                let watch = ClientWatch { name: name.clone(), probe, clients: clients.clone() };
+                let (clients, node) = (clients.clone(), name.clone());
+                let program: Program<W::Runtime> =
+                    Rc::new(move |rt, _disk| Box::pin(clients.clone().run(rt, node.clone())));
+                let no = cluster.add(name, DiskConfig::default(), Rc::new(watch), program);
+                machines.clients.push((start_ms, no));
+            }
+        }
+    }
+    let topics: Vec<(String, u32)> =
+        scenario.cluster.topics.iter().map(|topic| (topic.name.clone(), topic.queues)).collect();
+    let program = Rc::new(move |rt, _disk| create_topics(rt, name_servers.clone(), topics.clone()));
+    let admin = cluster.add("admin".into(), DiskConfig::default(), Rc::new(Unwatched), program);
+    machines.admin.push(admin);
+    machines
+}
+
+/// Where the name servers of a scenario are.
+pub fn name_servers(scenario: &Scenario) -> Vec<SocketAddr> {
+    let nodes = scenario.nodes();
+    (0..nodes.len())
+        .filter(|index| nodes[*index].role == Role::NameServer)
+        .map(|index| SocketAddr::new(MachineNo(index).ip(), NAMES_PORT))
+        .collect()
+}
+
+fn broker(
+    scenario: &Scenario,
+    name: &Name,
+    addr: SocketAddr,
+    name_servers: Vec<SocketAddr>,
+) -> NodeConfig {
+    let cluster = &scenario.cluster;
+    NodeConfig::broker(BrokerConfig {
+        name: name.to_string(),
+        cluster: CLUSTER.to_owned(),
+        name_servers,
+        flush: match cluster.flush {
+            FlushMode::Sync => Flush::Sync,
+            FlushMode::Async => Flush::Async { interval: cluster.flush_interval },
+        },
+        log: LogConfig { segment_bytes: cluster.segment_bytes, ..LogConfig::default() },
+        auto_create_topics: false,
+        ..BrokerConfig::new(addr)
+    })
+}
+
+/// A name server or a broker.
+struct Server {
+    config: NodeConfig,
+    addr: SocketAddr,
+    probe: Rc<Probe>,
+}
+
+impl Server {
+    fn life<R: Runtime<Disk = SimDisk>>(&self, runtime: R, disk: SimDisk) -> Life {
+        let (config, addr, probe) = (self.config.clone(), self.addr, self.probe.clone());
+        Box::pin(async move {
+            let opened = Node::open(runtime.clone(), config, disk);
+            let served = match (opened, runtime.listen(addr).await) {
+                (Ok(node), Ok(listener)) => node.serve(listener, || ()).await,
+                (Ok(_), Err(error)) => Err(NodeError::Accept(error)),
+                (Err(error), _) => Err(error),
+            };
+            let Err(error) = served else { return Stop::Graceful };
+            tracing::warn!(%error, "gave up");
+            match error {
+                NodeError::Open(_) => probe.failed(Mark::RefusedStart),
+                NodeError::Store(_) => probe.failed(Mark::StoreStopped),
+                NodeError::Accept(_) => {}
+            }
+            Stop::GaveUp
+        })
+    }
+}
+
+fn create_topics<R: Runtime>(
+    runtime: R,
+    name_servers: Vec<SocketAddr>,
+    topics: Vec<(String, u32)>,
+) -> Life {
+    Box::pin(async move {
+        let client = client::start(runtime.clone(), ClientConfig::new(name_servers));
+        for (topic, queues) in topics {
+            while let Err(error) = client.create_topic(CLUSTER, &topic, queues).await {
+                tracing::debug!(%error, topic, "not created yet");
+                runtime.sleep_until(runtime.now().mono + ASK_AGAIN).await;
+            }
+        }
+        client.close().await;
+        Stop::Graceful
+    })
+}
+
+/// Tells the workload when one of its processes is gone.
+struct ClientWatch {
+    name: Name,
+    probe: Rc<Probe>,
+    clients: Workloads,
+}
+
+impl Watch for ClientWatch {
+    fn started(&self, life: u32) {
+        self.probe.started(life);
+    }
+
+    fn stopped(&self, why: Stop) {
+        self.probe.stopped(why);
+        self.clients.stopped(&self.name, why);
+    }
+}

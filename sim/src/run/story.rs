@@ -1,0 +1,166 @@
+//! The course of a run: setup, the plan in virtual time, healing, rest.
+
+use std::rc::Rc;
+
+use stormglass_scenarios::Scenario;
+
+use super::{
+    micros,
+    nodes::{self, Machines},
+};
+use crate::{
+    clock::{self, SinceStart},
+    fault::{Fault, Journal, TimedFault, apply, can_strike, plan::Plan},
+    history::{EventKind, Recorder, Stop},
+    oracle::Judge,
+    workload::Workloads,
+    world::{Cluster, MachineNo, World},
+};
+
+/// How often it is looked whether the servers are up, or everything has come to
+/// rest, in microseconds.
+const LOOK_EVERY_US: u64 = 100_000;
+
+/// Topics that cannot be created in this time are the scenario's trouble.
+const SETUP_LIMIT_US: u64 = 10_000_000;
+
+/// What is to be lived through.
+pub struct Story<'a> {
+    pub scenario: &'a Scenario,
+    pub seed: u64,
+    pub plan: &'a Plan,
+    pub recorder: &'a Recorder,
+}
+
+/// What happens at a planned moment.
+enum Step {
+    Start(MachineNo),
+    Strike(Fault),
+    /// A fault that ends by itself ends.
+    Ended(Fault),
+}
+
+impl Story<'_> {
+    pub async fn live<W: World>(&self, world: W, judge: &mut Judge) {
+        let mut cluster = Cluster::new(world, self.seed);
+        let clients = Workloads::new(
+            Rc::new(self.scenario.clone()),
+            self.recorder.clone(),
+            Rc::new(SinceStart(cluster.world.time())),
+            nodes::name_servers(self.scenario),
+        );
+        let machines = nodes::add_all(&mut cluster, self.scenario, self.recorder, &clients);
+        self.set_clocks(&cluster);
+        let origin = self.set_up(&mut cluster, &machines).await;
+
+        let mut journal = Journal::new(self.recorder.clone());
+        for (at_us, step) in self.agenda(machines.clients) {
+            cluster.world.advance_to(origin + at_us).await;
+            take(step, &mut cluster, &clients, &mut journal);
+            self.recorder.read(|history| judge.follow(history));
+        }
+        cluster.world.advance_to(origin + micros(self.scenario.run_for)).await;
+
+        self.heal(&mut cluster, &mut journal);
+        clients.end_chaos();
+        self.settle(&mut cluster, &clients, judge).await;
+    }
+
+    /// Starts the servers and has the topics created. Returns when, in the
+    /// world's time, the run starts.
+    async fn set_up<W: World>(&self, cluster: &mut Cluster<W>, machines: &Machines) -> u64 {
+        clock::begin_setup();
+        for servers in [&machines.name_servers, &machines.brokers, &machines.admin] {
+            for machine in servers {
+                cluster.start(*machine);
+            }
+            cluster.world.advance_to(cluster.world.now_us() + LOOK_EVERY_US).await;
+        }
+        let is_done = |cluster: &Cluster<W>| {
+            machines.admin.iter().all(|no| cluster.machine(*no).stopped() == Some(Stop::Graceful))
+        };
+        while !is_done(cluster) && cluster.world.now_us() < SETUP_LIMIT_US {
+            cluster.world.advance_to(cluster.world.now_us() + LOOK_EVERY_US).await;
+        }
+        clock::begin_run(cluster.world.now_us());
+        cluster.world.now_us()
+    }
+
+    /// Clocks that are wrong from the start.
+    fn set_clocks<W: World>(&self, cluster: &Cluster<W>) {
+        for wrong in &self.scenario.clock {
+            if let Some(no) = cluster.find(&wrong.node) {
+                let mut clock = cluster.machine(no).clock.borrow_mut();
+                clock.jump(wrong.offset_ms);
+                clock.set_drift(0, wrong.drift_ppm);
+            }
+        }
+    }
+
+    /// Everything that is planned, with its time in microseconds, in order.
+    fn agenda(&self, starts: Vec<(u64, MachineNo)>) -> Vec<(u64, Step)> {
+        let mut agenda: Vec<(u64, Step)> =
+            starts.into_iter().map(|(at_ms, no)| (at_ms * 1000, Step::Start(no))).collect();
+        for TimedFault { at_ms, fault } in &self.plan.faults {
+            agenda.push((at_ms * 1000, Step::Strike(fault.clone())));
+            if let Fault::ConsumerStall { for_ms, .. } = fault {
+                agenda.push(((at_ms + for_ms) * 1000, Step::Ended(fault.clone())));
+            }
+        }
+        agenda.retain(|(at_us, _)| *at_us <= micros(self.scenario.run_for));
+        agenda.sort_by_key(|(at_us, _)| *at_us);
+        agenda
+    }
+
+    /// Whatever the plan left behind ends, and whoever is down starts again.
+    fn heal<W: World>(&self, cluster: &mut Cluster<W>, journal: &mut Journal) {
+        cluster.heal_all();
+        journal.healed();
+        for no in (0..cluster.machines().count()).map(MachineNo) {
+            if cluster.machine(no).stopped() != Some(Stop::Graceful) {
+                cluster.start(no);
+            }
+        }
+        let everywhere = self.recorder.name(|names| names.lane("net"));
+        self.recorder.push(everywhere, EventKind::ChaosEnded);
+    }
+
+    /// Lives on until nothing is pending any more, or the time for it is over.
+    async fn settle<W: World>(
+        &self,
+        cluster: &mut Cluster<W>,
+        clients: &Workloads,
+        judge: &mut Judge,
+    ) {
+        let end = cluster.world.now_us() + micros(self.scenario.settle);
+        while cluster.world.now_us() < end {
+            cluster.world.advance_to(cluster.world.now_us() + LOOK_EVERY_US).await;
+            self.recorder.read(|history| judge.follow(history));
+            if clients.is_at_rest() {
+                let everywhere = self.recorder.name(|names| names.lane("net"));
+                self.recorder.push(everywhere, EventKind::Quiesced);
+                return;
+            }
+        }
+    }
+}
+
+fn take<W: World>(
+    step: Step,
+    cluster: &mut Cluster<W>,
+    clients: &Workloads,
+    journal: &mut Journal,
+) {
+    match step {
+        Step::Start(machine) => {
+            cluster.start(machine);
+        }
+        Step::Ended(fault) => journal.ended(&fault),
+        Step::Strike(fault) if can_strike(cluster, &fault) => {
+            journal.strikes(&fault);
+            apply(cluster, clients, &fault).unwrap_or_else(|unknown| panic!("{unknown}"));
+            journal.has_struck();
+        }
+        Step::Strike(_) => {}
+    }
+}
