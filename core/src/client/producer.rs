@@ -11,7 +11,8 @@ use super::{
     api::worth_another_try,
     context::{CallFailed, Context, Purpose, Reply, Timer},
     outgoing::{MessageIds, Outgoing},
-    routes::{News, Route},
+    routes::News,
+    selection::{Avoided, Target},
 };
 use crate::{
     error::Rejected,
@@ -29,12 +30,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 /// A try shorter than this proves nothing about the broker.
 const SHORTEST_TRY: Duration = Duration::from_millis(50);
-/// How long a broker is avoided after a try that failed without an answer.
-const AVOID_AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// And after an answer that took longer than this, in milliseconds: for how
-/// long, in seconds.
-const AVOID_AFTER_LATENCY: [(u64, u64); 4] = [(3_000, 10), (1_800, 6), (1_000, 5), (550, 2)];
-
 pub struct Producer {
     ids: MessageIds,
     sends: BTreeMap<Ticket, Send>,
@@ -44,7 +39,7 @@ pub struct Producer {
     lanes: BTreeMap<MessageQueue, VecDeque<Ticket>>,
     /// Queues of one topic take turns.
     turns: BTreeMap<Name, usize>,
-    avoided: BTreeMap<Name, Time>,
+    avoided: Avoided,
 }
 
 struct Send {
@@ -68,15 +63,6 @@ struct Send {
     refusal: Rejected,
 }
 
-#[derive(Clone, Debug)]
-enum Target {
-    /// The queues take turns.
-    Any,
-    /// The shard of this key.
-    Key(i64),
-    Queue(MessageQueue),
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     WaitsForRoute,
@@ -93,7 +79,7 @@ impl Producer {
             waiting: BTreeMap::new(),
             lanes: BTreeMap::new(),
             turns: BTreeMap::new(),
-            avoided: BTreeMap::new(),
+            avoided: Avoided::default(),
         }
     }
 
@@ -153,7 +139,7 @@ impl Producer {
             return;
         };
         if send.ordered && send.queue.is_none() {
-            let Some(queue) = shard_of(&send.target, &route) else {
+            let Some(queue) = send.target.shard(&route) else {
                 return self.retry_later(cx, ticket, "the topic has no queue for it");
             };
             send.queue = Some(queue.clone());
@@ -170,10 +156,10 @@ impl Producer {
             Target::Any => {
                 let turn = self.turns.entry(send.topic.clone()).or_default();
                 let failed = send.queue.as_ref().filter(|_| send.failures > 0);
-                take_turn(&self.avoided, cx.now.mono, turn, &route.writable, failed)
+                self.avoided.take_turn(cx.now.mono, turn, &route.writable, failed)
             }
             // A retry goes where the first try went, whatever the route says now.
-            target => send.queue.clone().or_else(|| shard_of(target, &route)),
+            target => send.queue.clone().or_else(|| target.shard(&route)),
         };
         let place = queue.and_then(|queue| Some((route.master(&queue.broker)?, queue)));
         let Some((addr, queue)) = place else {
@@ -221,7 +207,7 @@ impl Producer {
         let frame = match reply {
             Ok(frame) => frame,
             Err(failed) => {
-                self.avoided.insert(broker, cx.now.mono + AVOID_AFTER_FAILURE);
+                self.avoided.on_failure(broker, cx.now.mono);
                 cx.refresh_route(&send.topic);
                 return match failed {
                     CallFailed::NotSent(why) => {
@@ -235,8 +221,7 @@ impl Producer {
                 };
             }
         };
-        self.judge_latency(cx, &broker, ticket);
-        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        self.avoided.on_answer(broker, cx.now.mono, cx.now.mono.since(send.tried_at));
         if let Some(status) = SendStatus::of_code(frame.code) {
             let result = match receipt(send, &queue, status, &frame.fields) {
                 Ok(receipt) => Ok(receipt),
@@ -388,19 +373,6 @@ impl Producer {
             }
         }
     }
-
-    fn judge_latency(&mut self, cx: &Context, broker: &Name, ticket: Ticket) {
-        let Some(send) = self.sends.get(&ticket) else { return };
-        let took = cx.now.mono.since(send.tried_at).as_millis() as u64;
-        match AVOID_AFTER_LATENCY.iter().find(|(latency, _)| took >= *latency) {
-            Some((_, seconds)) => {
-                self.avoided.insert(broker.clone(), cx.now.mono + Duration::from_secs(*seconds));
-            }
-            None => {
-                self.avoided.remove(broker);
-            }
-        }
-    }
 }
 
 fn complete(
@@ -434,41 +406,4 @@ fn receipt(
         status,
         tries: send.tries,
     })
-}
-
-/// The one queue that a key or an explicit choice means. Keys are hashed as
-/// RocketMQ's own selector hashes strings.
-fn shard_of(target: &Target, route: &Route) -> Option<MessageQueue> {
-    match target {
-        Target::Any => None,
-        Target::Queue(queue) => Some(queue.clone()),
-        Target::Key(hash) => {
-            let hash = (*hash as i32).checked_abs().unwrap_or(0) as usize;
-            route.fixed.get(hash.checked_rem(route.fixed.len())?).cloned()
-        }
-    }
-}
-
-/// The next queue in turn: best on a broker that is well and is not the one
-/// that just failed, else on another one than that, else the next at all.
-fn take_turn(
-    avoided: &BTreeMap<Name, Time>,
-    now: Time,
-    turn: &mut usize,
-    queues: &[MessageQueue],
-    failed: Option<&MessageQueue>,
-) -> Option<MessageQueue> {
-    let start = *turn;
-    *turn = turn.wrapping_add(1);
-    let in_turn = || (0..queues.len()).map(|n| &queues[(start.wrapping_add(n)) % queues.len()]);
-    let well = |queue: &&MessageQueue| avoided.get(&queue.broker).is_none_or(|until| *until <= now);
-    let elsewhere =
-        |queue: &&MessageQueue| failed.is_none_or(|failed| failed.broker != queue.broker);
-    let another = |queue: &&MessageQueue| failed.is_none_or(|failed| failed != *queue);
-    in_turn()
-        .find(|queue| well(queue) && elsewhere(queue))
-        .or_else(|| in_turn().find(elsewhere))
-        .or_else(|| in_turn().find(another))
-        .or_else(|| in_turn().next())
-        .cloned()
 }

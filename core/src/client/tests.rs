@@ -10,13 +10,16 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::{
     message::Record,
+    time::{Now, Time},
     wire::{
+        Fields,
         body::{BrokerData, ConsumerIds, QueueData, TopicRoute, perm},
-        frame,
+        code, frame,
         header::{
-            OffsetReply, PullHeader, PullReply, QueryOffsetHeader, QueueHeader, SendHeader,
-            SendReply, TopicHeader, UpdateOffsetHeader,
+            GroupHeader, OffsetReply, PullHeader, PullReply, QueryOffsetHeader, QueueHeader,
+            SendHeader, SendReply, TopicHeader, UpdateOffsetHeader,
         },
+        request,
     },
 };
 

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Call, Consumer, History};
+use super::{Call, Consumer};
 use crate::{
     client::{
-        Change, MessageQueue, OffsetSource, Output, StartAt,
+        MessageQueue, OffsetSource, StartAt,
         context::{Context, Purpose, Reply, Timer},
         progress::Progress,
     },
-    ids::Name,
     message::{Properties, Record, property},
     time::Time,
     wire::{
@@ -33,22 +32,26 @@ const UNHELD_PULL: Duration = Duration::from_millis(100);
 
 pub struct Owned {
     pub queue: MessageQueue,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// A call of the present stage is under way.
-    busy: bool,
+    pub(super) busy: bool,
     not_before: Time,
-    failures: u32,
+    pub(super) failures: u32,
     pulled_at: Time,
     /// Once it is known where to start.
     pub progress: Option<Progress>,
-    committed: Option<i64>,
+    /// What the broker has.
+    pub(super) committed: Option<i64>,
+    /// Or would answer: it gives some offsets that nobody stored, and does not
+    /// say so.
+    pub(super) is_implied: bool,
     committing: bool,
 }
 
 /// What has to be known next. No stage is left by a failure: an offset that
 /// could not be asked for is asked for again, never guessed (O3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// The offset that the group stored.
     Stored,
     /// There is none: whether the group is new to the topic.
@@ -73,6 +76,7 @@ impl Owned {
             pulled_at: Time::ZERO,
             progress: None,
             committed: None,
+            is_implied: false,
             committing: false,
         }
     }
@@ -83,7 +87,7 @@ impl Owned {
         (self.committed != Some(processed)).then_some(processed)
     }
 
-    fn enter(&mut self, stage: Stage) {
+    pub(super) fn enter(&mut self, stage: Stage) {
         self.stage = stage;
         self.failures = 0;
         self.not_before = Time::ZERO;
@@ -145,7 +149,7 @@ impl Consumer {
     }
 
     /// Calls the broker that holds the queue, on behalf of its present stage.
-    fn call(
+    pub(super) fn call(
         &mut self,
         cx: &mut Context,
         number: u64,
@@ -159,7 +163,7 @@ impl Consumer {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a call is this much")]
-    fn call_about(
+    pub(super) fn call_about(
         &mut self,
         cx: &mut Context,
         number: u64,
@@ -180,7 +184,7 @@ impl Consumer {
     }
 
     /// The stage's call failed: the same again, later.
-    fn try_again(&mut self, cx: &mut Context, number: u64) {
+    pub(super) fn try_again(&mut self, cx: &mut Context, number: u64) {
         let Some(owned) = self.queues.get_mut(&number) else { return };
         let delay = cx.backoff(FIRST_RETRY, owned.failures, LAST_RETRY);
         owned.failures += 1;
@@ -192,7 +196,12 @@ impl Consumer {
 
     /// The answer to the stage's call. None: it failed and is taken care of, or
     /// the queue is no longer owned.
-    fn answered(&mut self, cx: &mut Context, number: u64, reply: Reply) -> Option<Frame> {
+    pub(super) fn answered(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        reply: Reply,
+    ) -> Option<Frame> {
         let owned = self.queues.get_mut(&number)?;
         owned.busy = false;
         match reply {
@@ -206,153 +215,18 @@ impl Consumer {
         }
     }
 
-    fn offset_in(&mut self, cx: &mut Context, number: u64, frame: &Frame) -> Option<i64> {
+    pub(super) fn offset_in(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        frame: &Frame,
+    ) -> Option<i64> {
         let reply = OffsetReply::parse(&frame.fields).ok().filter(|reply| reply.offset >= 0);
         if frame.code != code::SUCCESS || reply.is_none() {
             self.try_again(cx, number);
             return None;
         }
         reply.map(|reply| reply.offset)
-    }
-
-    pub(super) fn on_stored(&mut self, cx: &mut Context, number: u64, reply: Reply) {
-        let Some(frame) = self.answered(cx, number, reply) else { return };
-        if frame.code == code::QUERY_NOT_FOUND {
-            let Some(owned) = self.queues.get_mut(&number) else { return };
-            // Whether the group is new or the queue is, both start at the first.
-            owned.enter(match self.config.start_at {
-                StartAt::First => Stage::Start { first: true },
-                _ => Stage::History,
-            });
-            return self.step(cx, number);
-        }
-        let Some(offset) = self.offset_in(cx, number, &frame) else { return };
-        let Some(owned) = self.queues.get_mut(&number) else { return };
-        owned.committed = Some(offset);
-        let topic = owned.queue.topic.clone();
-        self.start_pulling(cx, number, offset, OffsetSource::Committed);
-        self.learn_history(cx, &topic, Vec::new());
-    }
-
-    /// Asks, for all queues of the topic that wait, whether the group has an
-    /// offset in any queue: only a group that has none anywhere is new (L14).
-    fn survey(&mut self, cx: &mut Context, number: u64) {
-        let Some(owned) = self.queues.get_mut(&number) else { return };
-        let name = owned.queue.topic.clone();
-        let Some(route) = cx.route(&name, false) else { return self.try_again(cx, number) };
-        let Some(topic) = self.topics.get_mut(&name) else { return };
-        if matches!(topic.history, History::Unknown) {
-            let queues = route.readable.clone();
-            topic.history = History::Asking { surveyor: number, queues, at: 0 };
-        }
-        match &topic.history {
-            History::Known { fresh } => {
-                let first = !fresh.contains(&owned.queue);
-                owned.enter(Stage::Start { first });
-                self.step(cx, number);
-            }
-            History::Asking { surveyor, queues, at } if *surveyor == number => {
-                let Some(queue) = queues.get(*at).cloned() else {
-                    let queues = queues.clone();
-                    return self.learn_history(cx, &name, queues);
-                };
-                let fields = query_offset(&self.group, &queue);
-                let code = request::QUERY_CONSUMER_OFFSET;
-                let (call, timeout) = (Call::Survey { queue: number }, cx.config.request_timeout);
-                self.call_about(cx, number, &queue, code, fields, timeout, call);
-            }
-            _ => {}
-        }
-    }
-
-    pub(super) fn on_survey(&mut self, cx: &mut Context, number: u64, reply: Reply) {
-        let Some(frame) = self.answered(cx, number, reply) else { return };
-        let Some(owned) = self.queues.get_mut(&number) else { return };
-        owned.failures = 0;
-        let name = owned.queue.topic.clone();
-        if frame.code == code::SUCCESS {
-            return self.learn_history(cx, &name, Vec::new());
-        }
-        if let Some(topic) = self.topics.get_mut(&name)
-            && let History::Asking { at, .. } = &mut topic.history
-        {
-            *at += 1;
-        }
-        self.step(cx, number);
-    }
-
-    fn learn_history(&mut self, cx: &mut Context, name: &Name, fresh: Vec<MessageQueue>) {
-        let Some(topic) = self.topics.get_mut(name) else { return };
-        if matches!(topic.history, History::Known { .. }) {
-            return;
-        }
-        topic.history = History::Known { fresh: fresh.into_iter().collect() };
-        self.step_waiting(cx, name);
-    }
-
-    /// A queue was lost; if it was asking for the others, another one goes on.
-    pub(super) fn pass_on_survey(&mut self, cx: &mut Context, number: u64, name: &Name) {
-        let Some(topic) = self.topics.get_mut(name) else { return };
-        if matches!(topic.history, History::Asking { surveyor, .. } if surveyor == number) {
-            topic.history = History::Unknown;
-            self.step_waiting(cx, name);
-        }
-    }
-
-    fn step_waiting(&mut self, cx: &mut Context, name: &Name) {
-        let waits = |owned: &Owned| owned.stage == Stage::History && owned.queue.topic == *name;
-        let queues = self.queues.iter();
-        let waiting: Vec<u64> =
-            queues.filter(|(_, owned)| waits(owned)).map(|(number, _)| *number).collect();
-        for number in waiting {
-            self.step(cx, number);
-        }
-    }
-
-    pub(super) fn on_start(
-        &mut self,
-        cx: &mut Context,
-        number: u64,
-        source: OffsetSource,
-        reply: Reply,
-    ) {
-        let Some(frame) = self.answered(cx, number, reply) else { return };
-        let Some(offset) = self.offset_in(cx, number, &frame) else { return };
-        let Some(owned) = self.queues.get_mut(&number) else { return };
-        match self.config.model {
-            MessageModel::Broadcasting => self.start_pulling(cx, number, offset, source),
-            MessageModel::Clustering => {
-                owned.enter(Stage::Anchor(offset, source));
-                self.step(cx, number);
-            }
-        }
-    }
-
-    pub(super) fn on_anchor(
-        &mut self,
-        cx: &mut Context,
-        number: u64,
-        offset: i64,
-        source: OffsetSource,
-        reply: Reply,
-    ) {
-        let Some(frame) = self.answered(cx, number, reply) else { return };
-        if frame.code != code::SUCCESS {
-            return self.try_again(cx, number);
-        }
-        if let Some(owned) = self.queues.get_mut(&number) {
-            owned.committed = Some(offset);
-        }
-        self.start_pulling(cx, number, offset, source);
-    }
-
-    fn start_pulling(&mut self, cx: &mut Context, number: u64, offset: i64, source: OffsetSource) {
-        let Some(owned) = self.queues.get_mut(&number) else { return };
-        let change = Change::Reading { queue: owned.queue.clone(), offset, source };
-        cx.outputs.push_back(Output::Changed { consumer: self.id, change });
-        owned.enter(Stage::Pulling);
-        owned.progress = Some(Progress::new(self.config.mode, offset));
-        self.step(cx, number);
     }
 
     /// Pulls, unless enough messages wait for the application already.
@@ -468,7 +342,8 @@ impl Consumer {
     /// the `last`.
     pub(super) fn commit(&mut self, cx: &mut Context, number: u64, last: bool) {
         let Some(owned) = self.queues.get_mut(&number) else { return };
-        let Some(offset) = owned.uncommitted() else { return };
+        let implied = owned.committed.filter(|_| owned.is_implied && !last);
+        let Some(offset) = owned.uncommitted().or(implied) else { return };
         if self.config.model == MessageModel::Broadcasting {
             self.config.local_offsets.insert(owned.queue.clone(), offset);
             owned.committed = Some(offset);
@@ -489,6 +364,7 @@ impl Consumer {
         owned.committing = false;
         if reply.is_ok_and(|frame| frame.code == code::SUCCESS) {
             owned.committed = Some(offset);
+            owned.is_implied = false;
         }
     }
 }
@@ -501,7 +377,7 @@ fn source_of(start_at: StartAt) -> OffsetSource {
     }
 }
 
-fn query_offset(group: &str, queue: &MessageQueue) -> Fields {
+pub(super) fn query_offset(group: &str, queue: &MessageQueue) -> Fields {
     let header = QueryOffsetHeader {
         group,
         topic: &queue.topic,

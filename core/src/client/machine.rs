@@ -1,0 +1,366 @@
+//! The client itself: hands each input to the part that it concerns.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
+
+use super::{
+    ClientConfig, ClientError, Command, ConsumerConfig, ConsumerId, Done, Input, Output, SendError,
+    Ticket,
+    asks::Asks,
+    consumer::Consumer,
+    context::{CallFailed, Context, Links, Purpose, Reply, Timer, Timers},
+    outgoing::MessageIds,
+    producer::Producer,
+    routes::{News, Routes},
+};
+use crate::{
+    error::Rejected,
+    message::hex,
+    rng::Rng,
+    time::{Now, Time},
+    wire::{
+        Fields, Frame,
+        body::HeartbeatData,
+        code,
+        header::{GroupHeader, UnregisterHeader},
+        request,
+    },
+};
+
+/// The client.
+pub struct ClientCore {
+    cx: Context,
+    producer: Producer,
+    asks: Asks,
+    consumers: BTreeMap<ConsumerId, Consumer>,
+    next_consumer: u64,
+    closing: Option<Closing>,
+}
+
+struct Closing {
+    tickets: Vec<Ticket>,
+    /// The brokers were told; none before all consumers have left.
+    farewells: Option<usize>,
+    done: bool,
+}
+
+impl ClientCore {
+    /// `seed` makes ids and jitter; two clients with one seed take each other's
+    /// ids.
+    pub fn new(config: ClientConfig, seed: u64) -> ClientCore {
+        let mut rng = Rng::new(seed);
+        let ids = MessageIds::new(&mut rng);
+        let drawn = || format!("stormglass@{}", hex(&seed.to_be_bytes()));
+        let client_id = config.client_id.clone().unwrap_or_else(drawn);
+        let cx = Context {
+            now: Now::default(),
+            config,
+            client_id,
+            heartbeat: Default::default(),
+            rng,
+            timers: Timers::default(),
+            routes: Routes::default(),
+            links: Links::default(),
+            outputs: VecDeque::new(),
+        };
+        let mut core = ClientCore {
+            cx,
+            producer: Producer::new(ids),
+            asks: Asks::default(),
+            consumers: BTreeMap::new(),
+            next_consumer: 0,
+            closing: None,
+        };
+        core.compose_heartbeat();
+        core.cx.timers.set(Time::ZERO, Timer::Heartbeat);
+        core
+    }
+
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.cx.now = now;
+        match input {
+            Input::Command { ticket, command } => self.on_command(ticket, command),
+            Input::Settle { delivery, verdict } => {
+                if let Some(consumer) = self.consumers.get_mut(&delivery.consumer) {
+                    consumer.settle(&mut self.cx, delivery.number, verdict);
+                    consumer.deliver(&mut self.cx);
+                }
+            }
+            Input::Frame { addr, frame } if frame.is_response() => {
+                let purpose = self.cx.take_call(addr, frame.opaque);
+                self.cx.heard_from(addr);
+                if let Some(purpose) = purpose {
+                    self.on_reply(purpose, Ok(frame));
+                }
+            }
+            Input::Frame { addr, frame } => {
+                self.cx.heard_from(addr);
+                self.on_request(addr, frame);
+            }
+            Input::LinkUp { addr } => self.cx.links.on_up(addr),
+            Input::LinkDown { addr, why } => {
+                let failed = self.cx.on_link_down(addr, &why);
+                self.on_failed(failed);
+            }
+            Input::Tick => {}
+        }
+        while let Some(timer) = self.cx.timers.pop_due(now.mono) {
+            self.on_timer(timer);
+        }
+        self.look_who_left();
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.cx.outputs.pop_front()
+    }
+
+    /// When the value next wants to be ticked.
+    pub fn deadline(&self) -> Option<Time> {
+        self.cx.timers.next()
+    }
+
+    /// Nothing more will come out: the owner may drop it.
+    pub fn is_closed(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.done) && self.cx.outputs.is_empty()
+    }
+
+    pub fn client_id(&self) -> &str {
+        &self.cx.client_id
+    }
+
+    fn on_command(&mut self, ticket: Ticket, command: Command) {
+        let cx = &mut self.cx;
+        if self.closing.is_some() {
+            return self.refuse(ticket, command);
+        }
+        match command {
+            Command::Send { messages, options } => {
+                self.producer.send(cx, ticket, messages, options, false);
+            }
+            Command::SendOneWay { message, options } => {
+                self.producer.send(cx, ticket, vec![message], options, true);
+            }
+            Command::Subscribe(config) => {
+                let subscribed = self.subscribe(*config);
+                self.cx.complete(ticket, Done::Subscribed(subscribed));
+            }
+            Command::Assignment(id) => {
+                let queues = self.consumers.get(&id).map(Consumer::assignment).unwrap_or_default();
+                cx.complete(ticket, Done::Assignment(queues));
+            }
+            Command::Offsets(id) => {
+                let offsets = self.consumers.get(&id).map(Consumer::offsets).unwrap_or_default();
+                cx.complete(ticket, Done::Offsets(offsets));
+            }
+            Command::CloseConsumer(id) => match self.consumers.get_mut(&id) {
+                Some(consumer) => {
+                    consumer.leave(cx, Some(ticket));
+                    self.compose_heartbeat();
+                }
+                None => cx.complete(ticket, Done::Closed),
+            },
+            Command::Ask(ask) => self.asks.ask(cx, ticket, ask),
+            Command::Close => self.close(ticket),
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, command: Command) {
+        let refused = || Rejected::new(code::SERVICE_NOT_AVAILABLE, "the client is closed");
+        let done = match command {
+            Command::Send { .. } => Done::Sent(Err(SendError::Refused(refused()))),
+            Command::SendOneWay { .. } => Done::HandedOver(Err(SendError::Refused(refused()))),
+            Command::Subscribe(_) => Done::Subscribed(Err(ClientError::Closed)),
+            Command::Assignment(_) => Done::Assignment(Vec::new()),
+            Command::Offsets(_) => Done::Offsets(BTreeMap::new()),
+            Command::Ask(_) => Done::Answered(Err(ClientError::Closed)),
+            Command::CloseConsumer(_) => Done::Closed,
+            Command::Close => {
+                if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.done) {
+                    return closing.tickets.push(ticket);
+                }
+                Done::Closed
+            }
+        };
+        self.cx.complete(ticket, done);
+    }
+
+    fn subscribe(&mut self, config: ConsumerConfig) -> Result<ConsumerId, ClientError> {
+        if self.consumers.values().any(|consumer| consumer.group() == config.group) {
+            // Brokers tell members apart by client id alone.
+            let why = format!("this client is a member of {} already", config.group);
+            return Err(ClientError::Refused(Rejected::new(code::INVALID_PARAMETER, why)));
+        }
+        let id = ConsumerId(self.next_consumer);
+        let consumer = Consumer::new(&self.cx, id, config)?;
+        self.next_consumer += 1;
+        self.consumers.insert(id, consumer);
+        self.compose_heartbeat();
+        if let Some(consumer) = self.consumers.get_mut(&id) {
+            consumer.start(&mut self.cx);
+        }
+        Ok(id)
+    }
+
+    fn compose_heartbeat(&mut self) {
+        let members = self.consumers.values().filter(|consumer| !consumer.is_leaving());
+        let heartbeat = HeartbeatData {
+            client_id: self.cx.client_id.clone(),
+            producer_groups: vec![self.cx.config.producer_group.clone()],
+            consumers: members.map(Consumer::data).collect(),
+        };
+        self.cx.heartbeat = heartbeat.to_bytes();
+    }
+
+    fn on_reply(&mut self, purpose: Purpose, reply: Reply) {
+        let cx = &mut self.cx;
+        match purpose {
+            Purpose::Heartbeat => {}
+            Purpose::Send(ticket) => self.producer.on_reply(cx, ticket, reply),
+            Purpose::Ask(ticket, step) => self.asks.on_reply(cx, ticket, step, reply),
+            Purpose::Consumer(id, call) => {
+                if let Some(consumer) = self.consumers.get_mut(&id) {
+                    consumer.on_reply(cx, call, reply);
+                    consumer.deliver(cx);
+                }
+            }
+            Purpose::Route { topic } => {
+                for (topic, news) in cx.on_route_reply(&topic, reply) {
+                    self.producer.on_news(cx, &topic, &news);
+                    self.asks.on_news(cx, &topic, &news);
+                    if news == News::Found {
+                        for consumer in self.consumers.values_mut() {
+                            consumer.on_topic_changed(cx, &topic);
+                        }
+                    }
+                }
+            }
+            Purpose::Farewell => {
+                if let Some(Closing { farewells: Some(owed), .. }) = &mut self.closing {
+                    *owed -= 1;
+                }
+            }
+        }
+    }
+
+    fn on_failed(&mut self, failed: Vec<(Purpose, CallFailed)>) {
+        for (purpose, why) in failed {
+            self.on_reply(purpose, Err(why));
+        }
+    }
+
+    /// A broker wants something.
+    fn on_request(&mut self, addr: SocketAddr, frame: Frame) {
+        if frame.code == request::NOTIFY_CONSUMER_IDS_CHANGED {
+            let Ok(GroupHeader { group }) = GroupHeader::parse(&frame.fields) else { return };
+            for consumer in self.consumers.values_mut().filter(|c| c.group() == group) {
+                consumer.rebalance_now(&mut self.cx);
+            }
+        } else if !frame.is_one_way() {
+            let remark = format!("a client does not answer request {}", frame.code);
+            let code = code::REQUEST_CODE_NOT_SUPPORTED;
+            let packet = frame.reply_to().answer(code, &remark, Fields::default(), Vec::new());
+            self.cx.outputs.push_back(Output::Send { addr, packet });
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        let cx = &mut self.cx;
+        match timer {
+            Timer::Call(opaque) => {
+                let failed = cx.on_call_timeout(opaque);
+                self.on_failed(failed);
+            }
+            Timer::LinkSilence(addr) => cx.on_silence_timer(addr),
+            Timer::Heartbeat => {
+                let (now, interval) = (cx.now.mono, cx.config.heartbeat_interval);
+                cx.timers.set(now + interval, Timer::Heartbeat);
+                for broker in cx.routes.brokers() {
+                    // A producer alone has no need to meet brokers it sends nothing to.
+                    if !self.consumers.is_empty() || cx.links.is_up(broker) {
+                        cx.send_heartbeat(broker);
+                    }
+                }
+            }
+            Timer::Route(topic) => cx.on_route_timer(&topic),
+            Timer::Send(ticket) => self.producer.on_timer(cx, ticket),
+            Timer::Ask(ticket) => self.asks.on_timer(cx, ticket),
+            Timer::Rebalance(id) => {
+                if let Some(consumer) = self.consumers.get_mut(&id) {
+                    consumer.on_rebalance_timer(cx);
+                    consumer.deliver(cx);
+                }
+            }
+            Timer::Commit(id) => {
+                if let Some(consumer) = self.consumers.get_mut(&id) {
+                    consumer.on_commit_timer(cx);
+                }
+            }
+            Timer::Queue(id, queue) => {
+                if let Some(consumer) = self.consumers.get_mut(&id) {
+                    consumer.step(cx, queue);
+                    consumer.deliver(cx);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, ticket: Ticket) {
+        self.producer.close(&mut self.cx);
+        self.asks.close(&mut self.cx);
+        for consumer in self.consumers.values_mut() {
+            consumer.leave(&mut self.cx, None);
+        }
+        self.compose_heartbeat();
+        self.closing = Some(Closing { tickets: vec![ticket], farewells: None, done: false });
+    }
+
+    /// Finishes what waits for consumers to have left, and for the brokers to
+    /// have been told.
+    fn look_who_left(&mut self) {
+        let cx = &mut self.cx;
+        self.consumers.retain(|id, consumer| {
+            let Some(tickets) = consumer.has_left() else { return true };
+            for ticket in tickets {
+                cx.complete(ticket, Done::Closed);
+            }
+            cx.outputs.push_back(Output::Left { consumer: *id });
+            false
+        });
+        let Some(closing) = self.closing.as_mut().filter(|closing| !closing.done) else { return };
+        if !self.consumers.is_empty() {
+            return;
+        }
+        let owed = *closing.farewells.get_or_insert_with(|| say_farewell(cx));
+        if owed == 0 {
+            closing.done = true;
+            for ticket in std::mem::take(&mut closing.tickets) {
+                cx.complete(ticket, Done::Closed);
+            }
+        }
+    }
+}
+
+/// Tells the brokers that the producer is gone. Returns how many were told.
+fn say_farewell(cx: &mut Context) -> usize {
+    let mut brokers = cx.routes.brokers();
+    brokers.retain(|addr| cx.links.is_up(*addr));
+    for addr in &brokers {
+        let header = UnregisterHeader {
+            client_id: &cx.client_id,
+            producer_group: Some(&cx.config.producer_group),
+            consumer_group: None,
+        };
+        let (fields, timeout) = (header.fields(), cx.config.request_timeout);
+        cx.call(
+            *addr,
+            request::UNREGISTER_CLIENT,
+            fields,
+            Default::default(),
+            timeout,
+            Purpose::Farewell,
+        );
+    }
+    brokers.len()
+}
