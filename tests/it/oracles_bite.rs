@@ -225,6 +225,39 @@ fn licensed_duplicates() {
     holds!(good);
     crashed.consume(heir, 1, 0);
     breaks!(crashed, Breach::LicensedDuplicates(licensed_duplicates::Breach::BeforeStart { .. }));
+
+    // Two members take turns: one copy each, and no more.
+    let mut turns = start.clone();
+    turns.ack(first);
+    turns.consume(member, 2, 1);
+    let other = turns.join("billing", "c2");
+    turns.own(other, 0, OffsetSource::Committed);
+    turns.consume(other, 1, 0);
+    turns.consume(other, 2, 1);
+    holds!(turns);
+    turns.consume(member, 1, 0);
+    breaks!(
+        turns,
+        Breach::LicensedDuplicates(licensed_duplicates::Breach::TooOften {
+            deliveries: 3,
+            causes: 2,
+            ..
+        })
+    );
+}
+
+#[test]
+fn a_client_that_does_not_say_where_it_reads_is_judged_by_its_restarts() {
+    let mut tale = Tale::new();
+    let member = tale.join("billing", "c1");
+    tale.send(1, 0);
+    tale.consume(member, 1, 0);
+    tale.crash(member);
+    tale.join("billing", "c1");
+    tale.consume(member, 1, 0);
+    holds!(tale);
+    tale.consume(member, 1, 0);
+    breaks!(tale, Breach::LicensedDuplicates(licensed_duplicates::Breach::Again { .. }));
 }
 
 #[test]
@@ -355,6 +388,15 @@ fn exclusivity() {
     overlap.wait_secs(60);
     overlap.consume(old, 2, 1);
     breaks!(overlap, Breach::Exclusivity(exclusivity::Breach::TwoOwners { .. }));
+
+    // It was stalled, and what it had in hand goes on.
+    let mut woken = start.clone();
+    woken.own(new, 1, OffsetSource::Committed);
+    woken.pace(old, Pace::Stalled);
+    woken.wait_secs(60);
+    woken.pace(old, Pace::Normal);
+    woken.consume(old, 2, 1);
+    holds!(woken);
 
     // It has let go itself, long ago.
     let mut bad = start.clone();

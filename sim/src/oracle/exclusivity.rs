@@ -41,6 +41,10 @@ impl Oracle for Exclusivity {
             true => facts.context.orderly_rebalance,
             false => facts.context.rebalance,
         };
+        // What a stalled member took in before, it may hand on when it wakes.
+        if member.is_paced() || (member.paced.is_some() && event.at - member.paced_at <= grace) {
+            return Ok(());
+        }
 
         let owner = reader.progress(shard).and_then(|progress| progress.owner);
         if let Some((owner, since, assigned)) = owner.filter(|(owner, ..)| *owner != id) {

@@ -190,7 +190,11 @@ pub struct Member {
     pub started: Option<MemberStarted>,
     pub reader: Option<ReaderId>,
     pub alive: bool,
+    /// When this incarnation began.
+    pub begun: EventIndex,
     pub paced: Option<Pace>,
+    /// When its pace changed last.
+    pub paced_at: u64,
     pub owns: Box<[ShardId]>,
     pub(super) readings: Vec<Option<Reading>>,
 }
@@ -220,12 +224,17 @@ impl Member {
 #[derive(Debug)]
 pub struct Reading {
     pub since: EventIndex,
-    pub assigned: EventIndex,
     pub start: Option<u64>,
     pub high: Option<(u64, EventIndex)>,
     pub last: Option<DeliveryId>,
     /// When it lost the shard again.
     pub released: Option<u64>,
+}
+
+impl Reading {
+    pub(super) fn new(since: EventIndex) -> Reading {
+        Reading { since, start: None, high: None, last: None, released: None }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -370,6 +379,12 @@ impl Facts {
     pub fn nodes(&self) -> impl Iterator<Item = (LaneId, &Node)> {
         let all = self.nodes.iter().enumerate();
         all.filter(|(_, node)| node.life > 0).map(|(i, node)| (LaneId::at(i), node))
+    }
+
+    /// The only broker there is, if there is only one.
+    pub fn only_broker(&self) -> Option<LaneId> {
+        let first = self.shards.first()?.broker;
+        self.shards.iter().all(|shard| shard.broker == first).then_some(first)
     }
 
     /// The broker that holds a shard.

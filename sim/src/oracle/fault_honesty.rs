@@ -1,7 +1,7 @@
 //! A broken disk is met with repair or refusal: never with wrong bytes, never
 //! with an OK after a failed sync (L2), never with silence.
 
-use super::{EventIndex, Facts, Oracle, Verdict, Violation};
+use super::{EventIndex, Facts, Oracle, Verdict, Violation, facts::Op};
 use crate::history::{Event, EventKind, FaultKind, LaneId, MessageId, Names, ShardId, Unanswered};
 
 /// How long everything but the full disk must have been well.
@@ -64,7 +64,8 @@ impl Oracle for FaultHonesty {
             EventKind::SendUnknown { op, why: Unanswered::TimedOut, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 let shard = facts.message(op.message).and_then(|message| message.shard);
-                let full = shard.and_then(|shard| only_full(shard, op.begun, op.begun_at, facts));
+                let broker = shard.map(|s| facts.shard(s).broker).or_else(|| facts.only_broker());
+                let full = broker.and_then(|broker| only_full(broker, op, facts));
                 let Some(full) = full else { return Ok(()) };
                 let breach = Breach::Silence { message: op.message };
                 Err(Violation::new(breach, facts, [full, op.begun]))
@@ -74,19 +75,13 @@ impl Oracle for FaultHonesty {
     }
 }
 
-/// The full disk of this shard's broker, if it struck before the operation
-/// began, is still full, and has been the only trouble for a while.
-fn only_full(
-    shard: ShardId,
-    begun: EventIndex,
-    begun_at: u64,
-    facts: &Facts,
-) -> Option<EventIndex> {
-    let broker = facts.shard(shard).broker;
+/// The full disk of this broker, if it struck before the operation began, is
+/// still full, and has been the only trouble for a while.
+fn only_full(broker: LaneId, op: &Op, facts: &Facts) -> Option<EventIndex> {
     let [only] = facts.faults.as_slice() else { return None };
-    let is_it = only.kind == FaultKind::DiskFull && only.lanes == [broker] && only.event < begun;
+    let is_it = only.kind == FaultKind::DiskFull && only.lanes == [broker] && only.event < op.begun;
     let nothing_else = facts.disturbed.1 == only.event && facts.node(broker).up;
-    let long_enough = begun_at.saturating_sub(only.before) >= CALM_MICROS;
+    let long_enough = op.begun_at.saturating_sub(only.before) >= CALM_MICROS;
     (is_it && nothing_else && long_enough).then_some(only.event)
 }
 

@@ -90,7 +90,8 @@ impl Facts {
                 self.disturb();
             }
             EventKind::MemberPaced { member, pace } => {
-                self.members[member.index()].paced = Some(*pace);
+                let member = &mut self.members[member.index()];
+                (member.paced, member.paced_at) = (Some(*pace), event.at);
             }
             EventKind::Assigned { member, shards } => self.assign(*member, shards),
             EventKind::OffsetRead { member, shard, offset, source } => {
@@ -283,6 +284,7 @@ impl Facts {
             started: Some(started.clone()),
             reader: Some(ReaderId(reader)),
             alive: true,
+            begun: self.index,
             ..Member::default()
         };
         self.disturb();
@@ -298,14 +300,7 @@ impl Facts {
             }
         }
         for shard in shards.iter().filter(|shard| !before.contains(shard)) {
-            *grown(&mut member.readings, shard.index()) = Some(Reading {
-                since: index,
-                assigned: index,
-                start: None,
-                high: None,
-                last: None,
-                released: None,
-            });
+            *grown(&mut member.readings, shard.index()) = Some(Reading::new(index));
             if let Some(reader) = member.reader {
                 let progress = self.readers[reader.0].progress_mut(*shard);
                 progress.readings += 1;
@@ -318,16 +313,8 @@ impl Facts {
         let index = self.index;
         let member = &mut self.members[id.index()];
         let reading = grown(&mut member.readings, shard.index());
-        let assigned = reading.as_ref().map_or(index, |reading| reading.assigned);
         let fresh = reading.as_ref().is_some_and(|r| r.start.is_none() && r.high.is_none());
-        *reading = Some(Reading {
-            since: index,
-            assigned,
-            start: Some(offset),
-            high: None,
-            last: None,
-            released: None,
-        });
+        *reading = Some(Reading { start: Some(offset), ..Reading::new(index) });
         let Some(reader) = member.reader else { return };
         let reader = &mut self.readers[reader.0];
         let progress = reader.progress_mut(shard);
@@ -371,20 +358,23 @@ impl Facts {
             _ => Some((place.offset, place.event)),
         };
         let member = &mut self.members[member.index()];
-        if let Some(Some(reading)) = member.readings.get_mut(place.shard.index()) {
-            reading.high = higher(reading.high);
-            reading.last = Some(id);
-        }
         let Some(reader) = member.reader else { return };
         let reader = &mut self.readers[reader.0];
-        if let Some(message) = message {
-            reader.delivered.insert(message.index());
-        }
         let progress = reader.progress_mut(place.shard);
+        // A client that does not say where it reads has read since it began.
+        let reading = grown(&mut member.readings, place.shard.index()).get_or_insert_with(|| {
+            progress.readings += 1;
+            Reading::new(member.begun)
+        });
+        reading.high = higher(reading.high);
+        reading.last = Some(id);
         progress.high = higher(progress.high);
         let seen = progress.seen.at(place.offset);
         seen.deliveries += 1;
         seen.last = Some(id);
+        if let Some(message) = message {
+            reader.delivered.insert(message.index());
+        }
     }
 
     fn answer(&mut self, id: DeliveryId, answer: Answer) {

@@ -23,29 +23,29 @@ pub enum Breach {
 
 impl Oracle for LicensedDuplicates {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
-        let EventKind::Delivered { member, shard, queue_offset, .. } = &event.kind else {
+        let EventKind::Delivered { member: id, shard, queue_offset, .. } = &event.kind else {
             return Ok(());
         };
         let (shard, offset) = (*shard, *queue_offset);
-        let Some(reader) = facts.reader_of(*member) else { return Ok(()) };
+        let Some(reader) = facts.reader_of(*id) else { return Ok(()) };
         let Some(progress) = reader.progress(shard) else { return Ok(()) };
         let Some(seen) = progress.seen(offset) else { return Ok(()) };
         let Some(last) = seen.last.and_then(|last| facts.delivery(last)) else { return Ok(()) };
-        let reading = facts.member(*member).reading(shard);
+        let member = facts.member(*id);
+        let reading = member.reading(shard);
 
-        let since = reading.map_or(0, |reading| reading.since);
+        let since = reading.map_or(member.begun, |reading| reading.since);
+        let readings = progress.readings + u32::from(reading.is_none());
+        let (deliveries, causes) = (seen.deliveries + 1, readings + seen.nacks);
+        let in_this_reading = last.member == *id && last.event > since;
         let group = reader.group;
-        let breach = if last.member == *member
-            && last.event > since
-            && last.answer != Answer::Nacked
-        {
+        let breach = if in_this_reading && last.answer != Answer::Nacked {
             let delivery = seen.last.map_or(0, |last| last.number());
             let answered = last.answer == Answer::Acked;
             Breach::Again { group, shard, offset, delivery, answered }
         } else if let Some(start) = reading.and_then(|r| r.start).filter(|start| offset < *start) {
             Breach::BeforeStart { group, shard, offset, start }
-        } else if seen.deliveries + 1 > progress.readings.max(1) + seen.nacks {
-            let (deliveries, causes) = (seen.deliveries + 1, progress.readings.max(1) + seen.nacks);
+        } else if deliveries > causes {
             Breach::TooOften { group, shard, offset, deliveries, causes }
         } else {
             return Ok(());
