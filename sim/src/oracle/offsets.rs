@@ -1,4 +1,4 @@
-//! Committed offsets: forward within an owner's time, over acknowledged
+//! Committed offsets: forward unless somebody resets them, over acknowledged
 //! messages only, never beyond what is visible, and there again after a
 //! restart, unless power was lost under async flush.
 
@@ -112,7 +112,7 @@ impl Offsets {
         }
         if let Some(before) = before.filter(|before| offset < before.offset)
             && !self.is_excused(shard, &before, facts)
-            && !reader.is_some_and(|reader| is_moving(reader, shard, before.event, facts))
+            && !reader.is_some_and(|reader| was_reset(reader, shard, before.event))
         {
             let breach = Breach::Backwards { group, shard, from: before.offset, to: offset };
             return Err(Violation::new(breach, facts, [before.event]));
@@ -157,15 +157,9 @@ impl Offsets {
     }
 }
 
-/// Whether the shard changed hands, or was reset, so shortly before that a
-/// commit of the earlier owner may still come in.
-fn is_moving(reader: &Reader, shard: ShardId, since: EventIndex, facts: &Facts) -> bool {
-    reader.progress(shard).is_some_and(|progress| {
-        let moved = progress.owner.is_some_and(|(_, at, event)| {
-            event > since || facts.now - at <= facts.context.rebalance
-        });
-        moved || progress.reset.is_some_and(|reset| reset > since)
-    })
+/// A commit that comes late from an earlier owner is no reason (O4).
+fn was_reset(reader: &Reader, shard: ShardId, since: EventIndex) -> bool {
+    reader.progress(shard).and_then(|progress| progress.reset).is_some_and(|reset| reset > since)
 }
 
 /// The message at a slot, if the group should have acknowledged it and has not.
