@@ -44,9 +44,12 @@ impl Identity {
         };
         let mut slots = [None; 2];
         for (slot, at) in slots.iter_mut().zip([0, SLOT_DISTANCE]) {
-            if at + SLOT as u64 <= len {
-                let bytes = disk.read(file, at, SLOT).map_err(|error| failed("reading", error))?;
-                *slot = Identity::decode(&bytes);
+            // Twice, because the first read may have been misdirected.
+            for _ in 0..2 {
+                if slot.is_none() && at + SLOT as u64 <= len {
+                    let bytes = disk.read(file, at, SLOT);
+                    *slot = Identity::decode(&bytes.map_err(|error| failed("reading", error))?);
+                }
             }
         }
         let identity = match slots {

@@ -19,11 +19,15 @@ impl CommitLog {
             return Err(self.active().corrupt(at, what));
         };
         let head = Position(at.0 - PART_HEAD as u64);
-        let bytes = segment.read(disk, head, PART_HEAD as u64 + u64::from(len))?;
-        let (head, part) = bytes.split_at(PART_HEAD);
-        check_part(self.seal, at, head, part)
-            .ok_or_else(|| segment.corrupt(at, format!("no intact part of {len} bytes here")))?;
-        Ok(bytes.slice(PART_HEAD..))
+        // Twice, because the first read may have been misdirected.
+        for _ in 0..2 {
+            let bytes = segment.read(disk, head, PART_HEAD as u64 + u64::from(len))?;
+            let (head, part) = bytes.split_at(PART_HEAD);
+            if check_part(self.seal, at, head, part).is_some() {
+                return Ok(bytes.slice(PART_HEAD..));
+            }
+        }
+        Err(segment.corrupt(at, format!("no intact part of {len} bytes here")))
     }
 
     /// The written part at a position that a client named, or `None` if there
@@ -54,8 +58,8 @@ impl CommitLog {
         while at < self.written {
             let segment = self.segment_of(at).expect("written bytes lie in a segment");
             match segment.step(disk, self.seal, at)? {
-                Step::Entry(header, parts) => return Ok(Some(entry(at, header, parts))),
-                Step::SegmentEnd => at = segment.end(),
+                Step::Entry(header, parts, _) => return Ok(Some(entry(at, header, parts))),
+                Step::SegmentEnd(_) => at = segment.end(),
                 Step::Invalid => return Err(segment.corrupt(at, "no intact entry here")),
             }
         }

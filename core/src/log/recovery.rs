@@ -112,8 +112,8 @@ pub(super) fn open<D: Disk>(
     if segments.is_empty() {
         segments.push_back(Segment::create(disk, tail.end, config.segment_bytes)?);
     }
-    refresh(disk, &segments, &tail, &mut syncs)?;
-    if let Some(file) = snapshot::refresh(disk, base)? {
+    refresh(disk, seal, &segments, &tail, &mut syncs)?;
+    if let Some(file) = snapshot::refresh(disk, seal.store_id, base)? {
         syncs.touch(file);
     }
     let next = keep_next(disk, &segments, strays, &config, &mut syncs)?;
@@ -218,13 +218,13 @@ fn scan<D: Disk>(
         at = at.max(segment.start);
         loop {
             match segment.step(disk, seal, at)? {
-                Step::Entry(header, _) if continues(&header, tail.last) => {
+                Step::Entry(header, ..) if continues(&header, tail.last) => {
                     at = Position(at.0 + header.size());
                     tail.end = at;
                     tail.last = (header.index, header.term);
                     tail.floor = tail.floor.max(header.claim);
                 }
-                Step::SegmentEnd => break,
+                Step::SegmentEnd(_) => break,
                 Step::Entry(..) | Step::Invalid => return Ok(tail),
             }
         }
@@ -269,21 +269,30 @@ fn search_claims<'a, D: Disk>(
     Ok(())
 }
 
-/// Makes everything dirty that is not known to be durable, and wipes the place
-/// where the next entry goes.
+/// Writes once more what is not known to be durable, and wipes the place where
+/// the next entry goes.
 fn refresh<D: Disk>(
     disk: &mut D,
+    seal: Seal,
     segments: &VecDeque<Segment>,
     tail: &Tail,
     syncs: &mut Syncs,
 ) -> Result<(), StoreError> {
     for segment in segments.iter().filter(|segment| segment.end() > tail.floor) {
         let mut at = segment.start.max(tail.floor);
-        let end = segment.end().min(tail.end);
-        while at < end {
-            let bytes = segment.read(disk, at, CHUNK.min(end.0 - at.0))?;
-            segment.write(disk, at, &bytes)?;
-            at = Position(at.0 + bytes.len() as u64);
+        while at < tail.end.min(segment.end()) {
+            // Verified again: writing back a misdirected read would be fatal.
+            match segment.step(disk, seal, at)? {
+                Step::Entry(header, _, bytes) => {
+                    segment.write(disk, at, &bytes)?;
+                    at = Position(at.0 + header.size());
+                }
+                Step::SegmentEnd(pad) => {
+                    segment.write(disk, at, &pad)?;
+                    break;
+                }
+                Step::Invalid => return Err(segment.corrupt(at, "it reads differently each time")),
+            }
         }
         syncs.touch(segment.file);
     }

@@ -24,9 +24,11 @@ pub(super) struct Segment {
 
 /// What lies at an entry boundary.
 pub(super) enum Step {
-    Entry(Header, Vec<(Position, Bytes)>),
-    /// The segment holds no more: go on with the next one.
-    SegmentEnd,
+    /// The entry's header and parts, and all its bytes.
+    Entry(Header, Vec<(Position, Bytes)>, Bytes),
+    /// The segment holds no more: go on with the next one. With the bytes that
+    /// say so, if there was room for them.
+    SegmentEnd(Bytes),
     /// No intact entry was written here.
     Invalid,
 }
@@ -84,24 +86,37 @@ impl Segment {
         seal: Seal,
         at: Position,
     ) -> Result<Step, StoreError> {
+        match self.try_step(disk, seal, at)? {
+            // Too much depends on it to believe a single, maybe misdirected read.
+            Step::Invalid => self.try_step(disk, seal, at),
+            step => Ok(step),
+        }
+    }
+
+    fn try_step<D: Disk>(
+        &self,
+        disk: &mut D,
+        seal: Seal,
+        at: Position,
+    ) -> Result<Step, StoreError> {
         let room = self.room(at);
         if room < HEADER as u64 {
-            return Ok(Step::SegmentEnd);
+            return Ok(Step::SegmentEnd(Bytes::new()));
         }
         let head = self.read(disk, at, HEADER as u64)?;
         let Some(header) = Header::decode(seal, at, &head, room) else {
             return Ok(Step::Invalid);
         };
         if header.form == Form::Pad {
-            return Ok(if u64::from(header.len) == room {
-                Step::SegmentEnd
-            } else {
-                Step::Invalid
-            });
+            let fits = u64::from(header.len) == room;
+            return Ok(if fits { Step::SegmentEnd(head) } else { Step::Invalid });
         }
         let whole = self.read(disk, at, u64::from(header.len))?;
+        if whole[..HEADER] != head {
+            return Ok(Step::Invalid);
+        }
         Ok(match header.parts(seal, at, &whole) {
-            Some(parts) => Step::Entry(header, parts),
+            Some(parts) => Step::Entry(header, parts, whole),
             None => Step::Invalid,
         })
     }

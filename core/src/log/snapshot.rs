@@ -14,10 +14,10 @@ use bytes::Bytes;
 use super::{
     Base,
     identity::Identity,
-    record::{Seal, u32_at, u64_at},
+    record::{Seal, u64_at},
 };
 use crate::{
-    error::StoreError,
+    error::{Corrupt, StoreError},
     ids::{LogIndex, Position, Term},
     runtime::{Disk, FileId},
 };
@@ -68,14 +68,7 @@ pub fn save<D: Disk>(
     payload: &[u8],
 ) -> Result<Unpublished, StoreError> {
     let name = name(base.position);
-    let mut header = [0; HEADER];
-    let numbers = [base.position.0, base.index.0, base.term.0, payload.len() as u64];
-    for (room, number) in header[8..].chunks_exact_mut(8).zip(numbers) {
-        room.copy_from_slice(&number.to_le_bytes());
-    }
-    let crc = checksum(store_id, base.position, &header, payload);
-    header[..4].copy_from_slice(&crc.to_le_bytes());
-
+    let header = header(store_id, base, payload);
     match disk.open(&name) {
         // The same state already; replacing it would put it at risk.
         Ok((file, _)) if load(disk, store_id, base.position)?.is_some() => {
@@ -96,15 +89,23 @@ pub fn save<D: Disk>(
 
 /// Writes the header of the snapshot at `base` once more, for the next sync: a
 /// process may have died between the two.
-pub(super) fn refresh<D: Disk>(disk: &mut D, base: Base) -> Result<Option<FileId>, StoreError> {
+pub(super) fn refresh<D: Disk>(
+    disk: &mut D,
+    store_id: u64,
+    base: Base,
+) -> Result<Option<FileId>, StoreError> {
     let name = name(base.position);
     let file = match disk.open(&name) {
         Ok((file, _)) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("opening", &name, error)),
     };
-    let header = disk.read(file, 0, HEADER).map_err(|error| failed("reading", &name, error))?;
-    disk.write(file, 0, &header).map_err(|error| failed("writing", &name, error))?;
+    let Some(snapshot) = load(disk, store_id, base.position)? else {
+        let what = "it reads differently each time".to_owned();
+        return Err(Corrupt { file: name, position: None, what }.into());
+    };
+    disk.write(file, 0, &header(store_id, base, &snapshot.payload))
+        .map_err(|error| failed("writing", &name, error))?;
     Ok(Some(file))
 }
 
@@ -130,6 +131,7 @@ pub fn remove_older<D: Disk>(disk: &mut D, durable: Position) -> Result<(), Stor
     Ok(())
 }
 
+/// The snapshot at `position`, if it is intact.
 fn load<D: Disk>(
     disk: &mut D,
     store_id: u64,
@@ -140,19 +142,32 @@ fn load<D: Disk>(
     if len < HEADER as u64 {
         return Ok(None);
     }
-    let bytes =
-        disk.read(file, 0, len as usize).map_err(|error| failed("reading", &name, error))?;
-    let (header, payload) = bytes.split_at(HEADER);
-    let intact = u64_at(header, 32) == payload.len() as u64
-        && u32_at(header, 0) == checksum(store_id, position, header, payload);
-    Ok(intact.then(|| Snapshot {
-        base: Base {
+    // Twice, because the first read may have been misdirected.
+    for _ in 0..2 {
+        let bytes =
+            disk.read(file, 0, len as usize).map_err(|error| failed("reading", &name, error))?;
+        let base = Base {
             position: Position(u64_at(&bytes, 8)),
             index: LogIndex(u64_at(&bytes, 16)),
             term: Term(u64_at(&bytes, 24)),
-        },
-        payload: bytes.slice(HEADER..),
-    }))
+        };
+        let payload = bytes.slice(HEADER..);
+        if base.position == position && bytes[..HEADER] == header(store_id, base, &payload) {
+            return Ok(Some(Snapshot { base, payload }));
+        }
+    }
+    Ok(None)
+}
+
+fn header(store_id: u64, base: Base, payload: &[u8]) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    let numbers = [base.position.0, base.index.0, base.term.0, payload.len() as u64];
+    for (room, number) in header[8..].chunks_exact_mut(8).zip(numbers) {
+        room.copy_from_slice(&number.to_le_bytes());
+    }
+    let crc = checksum(store_id, base.position, &header, payload);
+    header[..4].copy_from_slice(&crc.to_le_bytes());
+    header
 }
 
 fn checksum(store_id: u64, position: Position, header: &[u8], payload: &[u8]) -> u32 {

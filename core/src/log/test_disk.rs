@@ -27,6 +27,8 @@ pub struct TestDisk {
     pub capacity: Option<u64>,
     /// Operations until the power goes; after that all fail.
     pub fuse: Option<u64>,
+    /// Reads until one returns the bytes of the page behind, or of the one before.
+    pub misread: Option<u64>,
     /// Whether renaming finds readers.
     pub busy: bool,
 }
@@ -242,7 +244,16 @@ impl Disk for TestDisk {
         self.tick()?;
         let file = &self.files[file.0 as usize];
         assert!(file.name.is_some(), "a removed file is not read");
-        Ok(Bytes::copy_from_slice(&file.cache[offset as usize..][..len]))
+        let mut start = offset as usize;
+        self.misread = self.misread.and_then(|left| {
+            if left == 0 {
+                let behind = start + PAGE;
+                let fits = behind + len <= file.cache.len();
+                start = if fits { behind } else { start.saturating_sub(PAGE) };
+            }
+            left.checked_sub(1)
+        });
+        Ok(Bytes::copy_from_slice(&file.cache[start..][..len]))
     }
 
     fn begin_sync(&mut self, files: &[FileId]) -> TestSync {
