@@ -63,6 +63,11 @@ pub mod limit {
     pub const PULL_HOLD: Duration = Duration::from_secs(30);
     /// Offsets that travel in pulls are written to the log this often at most.
     pub const OFFSET_FLUSH: Duration = Duration::from_secs(1);
+    /// Twice the groups that one connection may belong to: what it repeats every
+    /// 30 seconds counts again.
+    pub const MEMBERSHIPS: usize = 8192;
+    /// Topics of one group.
+    pub const SUBSCRIPTIONS: usize = 4096;
     /// A message this close to the log's end counts as at hand, in bytes.
     pub const AT_HAND: u64 = 1 << 30;
     /// Queues of one topic.

@@ -59,6 +59,19 @@ impl Members {
         self.consumers.iter().map(|(name, group)| (name, group.members.keys().map(String::as_str)))
     }
 
+    /// Refuses a heartbeat that would make its connection's memberships, or a
+    /// group's subscriptions, more than anybody honest has.
+    fn check_room(&self, conn: ConnId, data: &HeartbeatData) -> Result<(), Rejected> {
+        let known = self.of_connection.get(&conn).map_or(0, BTreeSet::len);
+        let said = data.consumers.len() + data.producer_groups.len();
+        let topics = data.consumers.iter().map(|consumer| consumer.subscriptions.len()).max();
+        if known + said > limit::MEMBERSHIPS || topics.unwrap_or(0) > limit::SUBSCRIPTIONS {
+            let remark = "too many groups on one connection, or topics in one group";
+            return Err(Rejected::new(code::SYSTEM_BUSY, remark));
+        }
+        Ok(())
+    }
+
     /// Takes a consumer's heartbeat; true if the group is no longer what it was.
     fn consumer(&mut self, conn: ConnId, client: &str, data: &ConsumerData) -> bool {
         let name: Name = data.group.as_str().into();
@@ -71,6 +84,7 @@ impl Members {
             match group.filters.get(&subscription.topic) {
                 Some((version, _)) if *version > subscription.version => {}
                 Some((_, known)) if *known == filter => {}
+                None if group.filters.len() >= limit::SUBSCRIPTIONS => {}
                 _ => {
                     group
                         .filters
@@ -153,6 +167,7 @@ impl<D: Disk> Broker<D> {
         frame: Frame,
     ) -> Result<(), Rejected> {
         let data = HeartbeatData::parse(&frame.body)?;
+        self.members.check_room(conn, &data)?;
         // The group and its retry topic must exist before the answer leaves:
         // consumers ask for that route next.
         let unknown = data.consumers.iter().find(|c| self.state.group(&c.group).is_none());

@@ -392,7 +392,7 @@ impl<D: Disk> Broker<D> {
             request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
             request::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(conn, &frame),
             request::QUERY_CONSUMER_OFFSET => self.query_offset(conn, &frame),
-            request::UPDATE_CONSUMER_OFFSET => self.update_offset(conn, &frame),
+            request::UPDATE_CONSUMER_OFFSET => self.update_offset(conn, frame),
             request::GET_MAX_OFFSET => self.max_offset(conn, &frame),
             request::GET_MIN_OFFSET => self.min_offset(conn, &frame),
             request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(conn, &frame),

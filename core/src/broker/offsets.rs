@@ -3,6 +3,7 @@
 
 use super::{
     Broker,
+    apply::Needed,
     command::{Command, OffsetCommit},
     config::limit,
 };
@@ -68,8 +69,13 @@ impl<D: Disk> Broker<D> {
         }
     }
 
-    pub(super) fn update_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+    pub(super) fn update_offset(&mut self, conn: ConnId, frame: Frame) -> Result<(), Rejected> {
         let header = UpdateOffsetHeader::parse(&frame.fields)?;
+        if self.state.group(header.group).is_none() {
+            let group = self.implied_group(header.group)?;
+            let needed = Needed::Group(group.name.clone());
+            return self.await_creation(conn, frame, needed, Command::Group(group));
+        }
         let offset = u64::try_from(header.commit_offset)
             .map_err(|_| Rejected::bad_field("commitOffset", "is below zero"))?;
         // A queue that is gone or not there yet keeps no progress.
