@@ -245,8 +245,8 @@ pub struct Node {
     pub durable: Option<u64>,
     pub stopped: Option<EventIndex>,
     pub power_losses: Vec<(u64, EventIndex)>,
-    /// In this life.
-    pub sync_failed: Option<EventIndex>,
+    /// In this life, and when.
+    pub sync_failed: Option<(EventIndex, u64)>,
     pub started: Option<EventIndex>,
     pub recovered: Option<EventIndex>,
     /// Its disk has been damaged in a way that no sync guards against.

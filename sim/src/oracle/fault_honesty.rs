@@ -49,14 +49,16 @@ impl Oracle for FaultHonesty {
             EventKind::SendOk { op, shard, queue_offset, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 // An answer to an earlier request may have been on its way.
-                let failed = facts.broker_of(*shard).sync_failed.filter(|at| op.begun > *at);
-                let Some(failed) = failed else { return Ok(()) };
+                let failed = facts.broker_of(*shard).sync_failed.filter(|(at, _)| op.begun > *at);
+                let Some((failed, _)) = failed else { return Ok(()) };
                 let (message, shard, offset) = (op.message, *shard, *queue_offset);
                 let breach = Breach::OkAfterFailedSync { message, shard, offset };
                 Err(Violation::new(breach, facts, [failed, op.begun]))
             }
             EventKind::Durable { position } => {
-                let Some(failed) = facts.node(event.lane).sync_failed else { return Ok(()) };
+                // The probe looks once an instant: an earlier sync may have ended just then.
+                let failed = facts.node(event.lane).sync_failed.filter(|(_, at)| *at < event.at);
+                let Some((failed, _)) = failed else { return Ok(()) };
                 let (broker, position) = (event.lane, *position);
                 let breach = Breach::DurableAfterFailedSync { broker, position };
                 Err(Violation::new(breach, facts, [failed]))

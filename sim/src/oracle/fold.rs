@@ -177,8 +177,8 @@ impl Facts {
             }
             EventKind::Mark { mark } => {
                 if *mark == Mark::SyncFailed {
-                    let index = self.index;
-                    self.nodes[event.lane.index()].sync_failed.get_or_insert(index);
+                    let failed = (self.index, event.at);
+                    self.nodes[event.lane.index()].sync_failed.get_or_insert(failed);
                 }
             }
         }
