@@ -264,6 +264,9 @@ impl Context {
     /// The link is gone. Returns the calls that fail with it, oldest first.
     pub fn on_link_down(&mut self, addr: SocketAddr, why: &str) -> Vec<(Purpose, CallFailed)> {
         let was_up = self.links.links.remove(&addr).is_some_and(|link| link.up);
+        // What the owner has not taken yet must not go out over the next link.
+        self.outputs
+            .retain(|output| !matches!(output, Output::Send { addr: to, .. } if *to == addr));
         let on_it = self.links.calls.iter().filter(|(_, call)| call.addr == addr);
         let opaques: Vec<i32> = on_it.map(|(opaque, _)| *opaque).collect();
         let why = format!("the link to {addr} is gone: {why}");

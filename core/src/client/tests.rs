@@ -2,6 +2,7 @@
 
 mod consuming;
 mod sending;
+mod storms;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -40,7 +41,10 @@ pub fn broker_name(n: u8) -> String {
 /// What a test does with one request instead of the tables' answer.
 pub enum Fate {
     Answer,
+    /// It never arrives.
     Silence,
+    /// It takes effect, and the answer never arrives.
+    LoseReply,
     Refuse(i32),
     LinkDown,
 }
@@ -261,8 +265,13 @@ impl Rig {
         self.requests.push((self.now, addr, frame.clone()));
         match (self.meddle)(addr, &frame) {
             Fate::Silence => self.link_up(addr),
+            Fate::LoseReply => {
+                self.link_up(addr);
+                self.tables.answer(addr, &frame);
+            }
             Fate::LinkDown => {
                 self.up.retain(|up| *up != addr);
+                self.tables.held.retain(|(from, _)| *from != addr);
                 self.input(Input::LinkDown { addr, why: "refused".to_owned() });
             }
             Fate::Refuse(code) => {
