@@ -1,3 +1,4 @@
 //! What the tests share.
 
 pub mod by_hand;
+pub mod server;

@@ -100,7 +100,8 @@ async fn run<D: Disk>(steps: &[Step], mut mount: impl FnMut() -> D) -> Vec<Seen>
                 Ok(Seen::Done)
             }
             Step::Remount => {
-                disk = None;
+                // The old process lets go of the disk before the new one asks for it.
+                drop(disk.take());
                 disk = Some(mount());
                 opened.clear();
                 Ok(Seen::Done)

@@ -1,6 +1,8 @@
 // One binary, so one link.
 mod broker;
+mod clients;
 mod conformance;
 mod crash_points;
 mod oracles_bite;
+mod real_smoke;
 mod transcripts;
