@@ -104,7 +104,7 @@ pub(super) fn open<D: Disk>(
     search_claims(disk, seal, segments.iter().chain(&strays), &tail)?;
 
     // From here on the log is known to be sound, and the disk is changed.
-    strays.extend(empty);
+    empty.into_iter().try_for_each(|segment| segment.remove(disk))?;
     let mut syncs = Syncs::default();
     while segments.len() > 1 && segments[segments.len() - 1].start > tail.end {
         strays.push(segments.pop_back().expect("more than one"));
