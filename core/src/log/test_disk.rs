@@ -95,7 +95,7 @@ impl TestDisk {
 
     /// Cuts the power: any subset of what was not synced is lost.
     pub fn power_failure(&mut self, rng: &mut Rng) {
-        let survival = [0.0, 0.3, 0.7, 0.95][rng.below(4) as usize];
+        let survival = [0.0, 0.4, 0.6, 0.95][rng.below(4) as usize];
         for file in &mut self.files {
             file.write_back(rng, survival, false);
         }

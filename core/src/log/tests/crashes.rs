@@ -68,12 +68,12 @@ fn life() -> impl Strategy<Value = Vec<Op>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(800))]
 
     #[test]
     fn what_an_earlier_life_left_behind_its_torn_tail_stays_dead(
         seed: u64,
-        sizes in prop::sample::select(vec![vec![464], vec![464, 504], vec![976], vec![1488]]),
+        sizes in prop::sample::select(vec![vec![464], vec![464, 504], vec![976], vec![976], vec![1488]]),
         lives in prop::collection::vec(life(), 2..12),
     ) {
         let mut node = Node::new(seed);
