@@ -243,17 +243,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Writer<S> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
-    /// One segment for all slices: both simulators would make one of each.
+    /// One segment for all slices, as a kernel would make of them.
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.inner.is_write_vectored() {
+            self.connection.check(&self.connection.writer, cx)?;
+            return Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        }
         match slices {
             [one] => self.poll_write(cx, one),
             _ => {
-                let whole: Vec<u8> =
-                    slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                let mut whole = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+                slices.iter().for_each(|slice| whole.extend_from_slice(slice));
                 self.poll_write(cx, &whole)
             }
         }

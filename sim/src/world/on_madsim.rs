@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::Future,
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -407,6 +407,25 @@ impl AsyncWrite for WriteHalf {
     ) -> Poll<io::Result<usize>> {
         self.shared.unflushed.set(true);
         self.with(|stream| stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.unflushed.set(true);
+        self.with(|mut stream| {
+            let mut written = 0;
+            for slice in slices {
+                written += ready!(stream.as_mut().poll_write(cx, slice))?;
+            }
+            Poll::Ready(Ok(written))
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
