@@ -16,16 +16,25 @@ use crate::{
     summary::bottom_line,
 };
 
-/// How many events of a failing run are worth their room in the page, and of a
-/// run that passed; see [`Record::trim`].
+/// How many events the page has room for: of a failing run, of all failing runs
+/// together, and of a run that passed; see [`Record::trim`].
 pub const EVENTS_OF_A_FAILURE: usize = 60_000;
-pub const EVENTS_OF_A_SAMPLE: usize = 4_000;
+pub const EVENTS_OF_FAILURES: usize = 150_000;
+pub const EVENTS_OF_A_SAMPLE: usize = 2_000;
 
 /// How many failures are told in full; the table and the JSON know them all.
 pub const FAILURES: usize = 30;
 
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/timeline.js");
+/// One function: the parts share what is shown, and nothing else can reach it.
+const SCRIPT: &str = concat!(
+    "\"use strict\";\n(() => {\n",
+    include_str!("page/state.js"),
+    include_str!("page/panels.js"),
+    include_str!("page/moving.js"),
+    include_str!("page/drawing.js"),
+    "})();\n"
+);
 const TIMELINE: &str = include_str!("page/timeline.html");
 
 pub fn write_page(suite: &Suite, out: &mut impl Write) -> io::Result<()> {
@@ -56,39 +65,44 @@ fn write_table(suite: &Suite, out: &mut impl Write) -> io::Result<()> {
           <th class=\"number\">simulated<th class=\"number\">events<th>verdict<th>what happened\
           </tr></thead>\n<tbody>\n",
     )?;
-    let mut last = "";
-    for row in suite.rows() {
-        let first = row.runs[0];
-        let new = row.scenario != last;
-        last = row.scenario;
-        write!(out, "<tr{}><td>", if new { " class=\"first\"" } else { "" })?;
-        if new {
-            write!(out, "<b>{}</b>", Escaped(row.scenario))?;
-            if !first.stories.is_empty() {
-                write!(out, " <small>{}</small>", Escaped(&first.stories.join(" ")))?;
-            }
-            write!(out, "<div class=\"about\">{}</div>", Escaped(&first.about))?;
+    for worlds in suite.rows().chunk_by(|a, b| a.scenario == b.scenario) {
+        write_scenario(worlds[0].runs[0], worlds.len(), out)?;
+        for (index, row) in worlds.iter().enumerate() {
+            out.write_all(if index > 0 { b"<tr>" } else { b"" })?;
+            write_row(suite, row, out)?;
         }
-        write!(out, "<td>{}<td>", Escaped(row.world))?;
-        write_seeds(suite, &row, out)?;
-        let class = if row.failures().next().is_some() { "broken" } else { "holds" };
-        write!(
-            out,
-            "<td class=\"number\">{:.1}s<td class=\"number\">{}<td class=\"{class}\">{}<td class=\"fired\">",
-            row.simulated_us() as f64 / 1e6,
-            row.runs.iter().map(|run| run.event_count).sum::<u64>(),
-            Escaped(&row.verdict())
-        )?;
-        let fired = row.fired();
-        if fired.is_empty() {
-            out.write_all(b"nothing")?;
-        }
-        for (mark, count) in fired {
-            write!(out, "<span>{} <b>{count}</b></span> ", Escaped(mark))?;
-        }
-        out.write_all(b"</tr>\n")?;
     }
     out.write_all(b"</tbody>\n</table>\n</section>\n")
+}
+
+/// The start of a row, with the cell that its scenario's rows share.
+fn write_scenario(run: &Record, rows: usize, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "<tr class=\"first\"><td rowspan=\"{rows}\"><b>{}</b>", Escaped(&run.scenario))?;
+    if !run.stories.is_empty() {
+        write!(out, " <small>{}</small>", Escaped(&run.stories.join(" ")))?;
+    }
+    write!(out, "<div class=\"about\">{}</div>", Escaped(&run.about))
+}
+
+fn write_row(suite: &Suite, row: &Row<'_>, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "<td>{}<td>", Escaped(row.world))?;
+    write_seeds(suite, row, out)?;
+    let class = if row.failures().next().is_some() { "broken" } else { "holds" };
+    write!(
+        out,
+        "<td class=\"number\">{:.1}s<td class=\"number\">{}<td class=\"{class}\">{}<td class=\"fired\">",
+        row.simulated_us() as f64 / 1e6,
+        row.runs.iter().map(|run| run.event_count).sum::<u64>(),
+        Escaped(&row.verdict())
+    )?;
+    let fired = row.fired();
+    if fired.is_empty() {
+        out.write_all(b"nothing")?;
+    }
+    for (mark, count) in fired {
+        write!(out, "<span>{} <b>{count}</b></span> ", Escaped(mark))?;
+    }
+    out.write_all(b"</tr>\n")
 }
 
 /// A mark per seed, a link where the page holds the run's history.

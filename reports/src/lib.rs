@@ -4,6 +4,7 @@
 //! testbed. No record and no report holds wall-clock time or a path of the
 //! machine, so that one seed gives one text.
 
+mod encoding;
 pub mod record;
 pub mod suite;
 

@@ -7,7 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::ser::Serializer;
+
+use crate::encoding::{Digest, OneALine};
 
 /// One run. Written as one JSON object; the fields keep this order, so equal
 /// runs give equal bytes.
@@ -267,9 +269,10 @@ impl Record {
     pub fn seal(&mut self) {
         self.hash.clear();
         let replay_as = std::mem::take(&mut self.replay_as);
-        let hash = digest(|out| self.write_json(out));
+        let mut digest = Digest::default();
+        self.write_json(&mut digest).expect("a digest takes every byte");
         self.replay_as = replay_as;
-        self.hash = hash;
+        self.hash = digest.to_string();
     }
 
     /// Keeps at most `limit` events: those nearest to the violation, or to the
@@ -301,47 +304,10 @@ impl Record {
 
     /// Writes one JSON object, one event a line, so that `diff` shows where two
     /// records part.
-    pub fn write_json(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
-        let mut serializer = Serializer::with_formatter(&mut *out, OneALine { depth: 0 });
+    pub fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut serializer = Serializer::with_formatter(&mut *out, OneALine::default());
         self.serialize(&mut serializer)?;
         out.write_all(b"\n")
-    }
-}
-
-/// Compact JSON with a line for each field and each element of the record's lists.
-struct OneALine {
-    depth: u32,
-}
-
-impl Formatter for OneALine {
-    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.depth += 1;
-        out.write_all(b"{")
-    }
-
-    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.depth -= 1;
-        out.write_all(b"}")
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b"," })?;
-        out.write_all(if self.depth == 1 { b"\n" } else { b"" })
-    }
-
-    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.depth += 1;
-        out.write_all(b"[")
-    }
-
-    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.depth -= 1;
-        out.write_all(b"]")
-    }
-
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b"," })?;
-        out.write_all(if self.depth == 2 { b"\n" } else { b"" })
     }
 }
 
@@ -352,32 +318,6 @@ fn shell_word(word: &str) -> String {
         word.to_string()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-/// Sixteen hexadecimal digits over what `write` writes.
-///
-/// # Panics
-/// If `write` fails: a digest takes every byte.
-pub fn digest(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
-    let mut digest = Fnv1a(0xcbf2_9ce4_8422_2325);
-    write(&mut digest).expect("a digest takes every byte");
-    format!("{:016x}", digest.0)
-}
-
-/// Fowler, Noll, Vo: enough to tell two texts apart, and the same everywhere.
-struct Fnv1a(u64);
-
-impl Write for Fnv1a {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -85,14 +85,14 @@ impl<'a> Row<'a> {
         format!("BROKEN: {} (seed {}{others})", titles.join(", "), first.seed)
     }
 
-    /// What happened, summed over the seeds, the most frequent first.
+    /// What happened, summed over the seeds, the rarest first: faults before traffic.
     pub fn fired(&self) -> Vec<(&'a str, u64)> {
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
         for (mark, count) in self.runs.iter().flat_map(|run| &run.coverage) {
             *sums.entry(mark).or_default() += count;
         }
         let mut fired: Vec<_> = sums.into_iter().filter(|(_, count)| *count > 0).collect();
-        fired.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        fired.sort_by_key(|(_, count)| *count);
         fired
     }
 }

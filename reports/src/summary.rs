@@ -136,10 +136,10 @@ mod tests {
     fn a_table_has_a_row_per_scenario_and_world() {
         insta::assert_snapshot!(terminal_table(&suite()), @r#"
         scenario          world    seeds  simulated  verdict  what happened
-        crash-in-a-batch  madsim       2      80.0s  BROKEN   send-unknown 24, redelivery 8, consumer-stall 2, kill 2, +1
+        crash-in-a-batch  madsim       2      80.0s  BROKEN   consumer-stall 2, kill 2, restart 2, redelivery 8, +1
                           └ 1 no loss (seed 7)
-                          turmoil      1      40.0s  holds    send-unknown 12, redelivery 4, consumer-stall 1, kill 1, +1
-        power-loss        turmoil      1      40.0s  holds    send-unknown 12, redelivery 4, consumer-stall 1, kill 1, +1
+                          turmoil      1      40.0s  holds    consumer-stall 1, kill 1, restart 1, redelivery 4, +1
+        power-loss        turmoil      1      40.0s  holds    consumer-stall 1, kill 1, restart 1, redelivery 4, +1
 
         4 runs, 1 broken; 160.0s simulated, 654 events
         "#);

@@ -2,63 +2,47 @@
 
 mod timeline;
 
-use std::collections::BTreeMap;
-
 use stormglass_reports::record::{Finding, Lane, LaneKind, PlanLine, Record, Verdict, Violation};
 use stormglass_scenarios::Scenario;
 
 use self::timeline::{Timeline, timeline};
 use crate::{
-    coverage::{coverage, missing},
     fault::{TimedFault, plan::Plan},
     history::History,
     oracle::{self, PROMISES},
+    run::RunRecord,
 };
-
-/// A run that is over, before anybody tells of it.
-pub struct Run<'a> {
-    pub scenario: &'a Scenario,
-    pub seed: u64,
-    pub world: &'a str,
-    pub plan: &'a Plan,
-    pub history: &'a History,
-    pub violations: &'a [oracle::Violation],
-    /// Microseconds of simulated time.
-    pub ended_us: u64,
-}
 
 /// The verdicts and counts of a run, without its history: all that the tables
 /// show of a run that passed.
-pub fn summary(run: &Run<'_>) -> Record {
-    let coverage = coverage(run.history);
+pub fn summary(scenario: &Scenario, run: &RunRecord) -> Record {
     let mut verdicts: Vec<Verdict> = PROMISES.iter().map(|promise| verdict(run, promise)).collect();
-    verdicts.push(expectations(run, &coverage));
+    verdicts.push(expectations(run));
+    verdicts.push(no_panic(run));
     Record {
-        scenario: run.scenario.name.clone(),
-        area: run.scenario.area.clone(),
-        about: run.scenario.about.clone(),
+        scenario: scenario.name.clone(),
+        area: scenario.area.clone(),
+        about: scenario.about.clone(),
         seed: run.seed,
-        world: run.world.to_owned(),
-        replay_as: run.scenario.name.clone(),
-        stories: run.scenario.story.clone(),
+        world: run.world.to_string(),
+        replay_as: scenario.name.clone(),
+        stories: scenario.story.clone(),
         ended_us: run.ended_us,
-        plan: plan_lines(run.plan),
-        lanes: lanes(run.history),
+        plan: plan_lines(&run.plan),
+        lanes: lanes(&run.history),
         verdicts,
-        coverage,
+        coverage: run.coverage.clone(),
         event_count: run.history.events.len() as u64,
+        history: format!("{:016x}", run.hash),
         ..Record::default()
     }
 }
 
 /// Everything, sealed with its hash.
-pub fn record(run: &Run<'_>) -> Record {
-    let mut record = summary(run);
-    let Timeline { events, spans, positions } = timeline(run.history, run.ended_us);
+pub fn record(scenario: &Scenario, run: &RunRecord) -> Record {
+    let mut record = summary(scenario, run);
+    let Timeline { events, spans, positions } = timeline(&run.history, run.ended_us);
     (record.events, record.spans, record.positions) = (events, spans, positions);
-    record.history = stormglass_reports::record::digest(|out| {
-        serde_json::to_writer(out, run.history).map_err(Into::into)
-    });
     record.seal();
     record
 }
@@ -85,13 +69,13 @@ fn lanes(history: &History) -> Vec<Lane> {
         .collect()
 }
 
-fn verdict(run: &Run<'_>, promise: &oracle::Promise) -> Verdict {
+fn verdict(run: &RunRecord, promise: &oracle::Promise) -> Verdict {
     let broken = run.violations.iter().find(|v| v.promise().number == promise.number);
     Verdict {
         oracle: Some(promise.number),
         name: promise.name.replace('_', " "),
         promise: promise.says.to_owned(),
-        finding: broken.map_or(Finding::Holds, |v| Finding::Broken(violation(run.history, v))),
+        finding: broken.map_or(Finding::Holds, |v| Finding::Broken(violation(&run.history, v))),
     }
 }
 
@@ -127,22 +111,36 @@ fn values(history: &History, violation: &oracle::Violation) -> Vec<(String, Stri
         .collect()
 }
 
-fn expectations(run: &Run<'_>, coverage: &BTreeMap<String, u64>) -> Verdict {
-    let values = missing(&run.scenario.expect.at_least, coverage);
-    let finding = if values.is_empty() {
-        Finding::Holds
-    } else {
+fn expectations(run: &RunRecord) -> Verdict {
+    let missing: Vec<String> =
+        run.missing.iter().map(|(name, found)| format!("{name} {found}")).collect();
+    let broken = Violation {
+        message: format!("too little happened to prove anything: {}", missing.join("; ")),
+        values: run.missing.clone(),
+        at_us: run.ended_us,
+        cites: Vec::new(),
+    };
+    Verdict {
+        oracle: None,
+        name: "expectations".to_owned(),
+        promise: "What [expect] asks for really happened.".to_owned(),
+        finding: if run.missing.is_empty() { Finding::Holds } else { Finding::Broken(broken) },
+    }
+}
+
+fn no_panic(run: &RunRecord) -> Verdict {
+    let broken = |panic: &String| {
         Finding::Broken(Violation {
-            message: "less happened than the scenario expects, so the run proves little".into(),
-            values,
+            message: format!("the broker or a client panicked: {panic}"),
+            values: Vec::new(),
             at_us: run.ended_us,
             cites: Vec::new(),
         })
     };
     Verdict {
         oracle: None,
-        name: "expectations".into(),
-        promise: "What [expect] asks for really happened.".into(),
-        finding,
+        name: "no panic".to_owned(),
+        promise: "No assertion fails.".to_owned(),
+        finding: run.panic.as_ref().map_or(Finding::Holds, broken),
     }
 }

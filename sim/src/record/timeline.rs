@@ -7,6 +7,7 @@ use stormglass_reports::record::{Event, EventKind as Kind, Position, Span, SpanK
 
 use crate::history::{
     self, DeliveryId, EventKind, FaultId, FaultKind, History, LaneId, MessageId, OpId, ShardId,
+    Stop,
 };
 
 #[derive(Default)]
@@ -120,7 +121,7 @@ impl<'a> Teller<'a> {
                     self.told.spans[index].to_us = event.at;
                 }
             }
-            EventKind::NodeStopped { .. } => {
+            EventKind::NodeStopped { why } if *why != Stop::Graceful => {
                 let index = self.begin(event.at, event.lane, SpanKind::Down, told.text.clone());
                 self.down.insert(event.lane, index);
             }
@@ -257,7 +258,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::history::{Fault, Recorder, Stop, Stored};
+    use crate::history::{Fault, Recorder, Stored};
 
     /// One message from producer to consumer, with a kill and a partition.
     fn history() -> History {
