@@ -1,1 +1,9 @@
-fn main() {}
+//! `cargo sim`: storms on the command line.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}
