@@ -813,6 +813,15 @@ fn fault_honesty() {
     failed.stored(op, 0);
     breaks!(failed, Breach::FaultHonesty(fault_honesty::Breach::OkAfterFailedSync { .. }));
 
+    // Async flush answers until it hears of it, and not for long.
+    let mut lax = Tale::async_flush();
+    lax.mark(Mark::SyncFailed);
+    lax.send(1, 0);
+    holds!(lax);
+    lax.wait_secs(1);
+    lax.send(2, 1);
+    breaks!(lax, Breach::FaultHonesty(fault_honesty::Breach::OkAfterFailedSync { .. }));
+
     // A restart is a new beginning.
     good.restart(Stop::GaveUp, 1);
     good.durable(2);

@@ -48,8 +48,12 @@ impl Oracle for FaultHonesty {
             }
             EventKind::SendOk { op, shard, queue_offset, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
-                // An answer to an earlier request may have been on its way.
-                let failed = facts.broker_of(*shard).sync_failed.filter(|(at, _)| op.begun > *at);
+                // An answer to an earlier request may have been on its way; and async
+                // flush answers until it hears of the failure, which takes a sync's time.
+                let heard = if facts.context.sync_flush { 0 } else { facts.context.flush_window };
+                let failed = facts.broker_of(*shard).sync_failed;
+                let failed =
+                    failed.filter(|(at, micros)| op.begun > *at && op.begun_at >= *micros + heard);
                 let Some((failed, _)) = failed else { return Ok(()) };
                 let (message, shard, offset) = (op.message, *shard, *queue_offset);
                 let breach = Breach::OkAfterFailedSync { message, shard, offset };
