@@ -518,7 +518,6 @@ impl Disk for SimDisk {
             if fails {
                 disk.faults.syncs -= 1;
                 disk.counters.failed_syncs += 1;
-                disk.happened(DiskEvent::SyncFailed);
             }
             Ok((disk.busy_until_us - now, (!fails).then_some(covers)))
         });
@@ -569,7 +568,11 @@ impl Future for Syncing {
         if disk.process != self.process {
             return Poll::Pending;
         }
-        let Some(covers) = self.covers.take() else { return Poll::Ready(Err(eio())) };
+        let Some(covers) = self.covers.take() else {
+            // Not before: until now an earlier sync may still make things durable.
+            disk.happened(DiskEvent::SyncFailed);
+            return Poll::Ready(Err(eio()));
+        };
         let now_ms = self.timer.now_us() / 1000;
         for (id, epoch) in covers.epochs {
             if let Some(file) = disk.files.get_mut(&id) {
