@@ -18,7 +18,7 @@ use stormglass_scenarios::{Role, Scenario};
 use stormglass_sim::{
     disk::Timer,
     history::{EventKind, Fault, FaultKind, LaneId, Recorder, Stop},
-    oracle::{Context, judge},
+    oracle::{Context, Judge, judge},
     workload::Workloads,
 };
 use stormglass_tests::server::Server;
@@ -90,7 +90,10 @@ fn killed_in_traffic(flags: &[&str], sync_flush: bool) {
     }
     recorder.push(broker, EventKind::NodeStarted { life: 1 });
 
-    block_on(live(scenario, &mut server, &recorder, broker, time)).unwrap();
+    let context =
+        Context { sync_flush, may_lose_nothing: true, settle: 60_000_000, ..Context::default() };
+    let follower = Judge::new(context.clone());
+    block_on(live(scenario, &mut server, &recorder, follower, broker, time)).unwrap();
     assert_eq!(server.stop(), 0, "a stop in good order");
 
     let history = recorder.take();
@@ -98,8 +101,6 @@ fn killed_in_traffic(flags: &[&str], sync_flush: bool) {
     let sent = count(|kind| matches!(kind, EventKind::SendOk { .. }));
     let acked = count(|kind| matches!(kind, EventKind::Acked { .. }));
     assert!(sent > 1000 && acked > sent, "too little traffic: {sent} sent, {acked} acknowledged");
-    let context =
-        Context { sync_flush, may_lose_nothing: true, settle: 60_000_000, ..Context::default() };
     let violations = judge(&history, context);
     let told: Vec<String> =
         violations.iter().map(|violation| violation.tell(&history.names)).collect();
@@ -111,6 +112,7 @@ async fn live(
     scenario: Scenario,
     server: &mut Server,
     recorder: &Recorder,
+    mut judge: Judge,
     broker: LaneId,
     time: RealTime,
 ) {
@@ -152,11 +154,12 @@ async fn live(
     recorder.push(everywhere, EventKind::ChaosEnded);
     clients.end_chaos();
     let end = Instant::now() + scenario.settle;
-    while !clients.is_at_rest() && Instant::now() < end {
+    while Instant::now() < end {
         sleep(Duration::from_millis(100)).await;
-    }
-    if clients.is_at_rest() {
-        recorder.push(everywhere, EventKind::Quiesced);
+        recorder.read(|history| judge.follow(history));
+        if clients.are_at_rest(judge.facts()) {
+            return recorder.push(everywhere, EventKind::Quiesced);
+        }
     }
 }
 

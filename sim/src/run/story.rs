@@ -21,6 +21,9 @@ use crate::{
 /// rest, in microseconds.
 const LOOK_EVERY_US: u64 = 100_000;
 
+/// What was said last before all was quiet may still cause something.
+const ECHO_US: u64 = 1_000_000;
+
 /// Topics that cannot be created in this time are the scenario's trouble.
 const SETUP_LIMIT_US: u64 = 10_000_000;
 
@@ -133,10 +136,14 @@ impl Story<'_> {
         judge: &mut Judge,
     ) {
         let end = cluster.world.now_us() + micros(self.scenario.settle);
+        let mut pending_at = cluster.world.now_us();
         while cluster.world.now_us() < end {
             cluster.world.advance_to(cluster.world.now_us() + LOOK_EVERY_US).await;
             self.recorder.read(|history| judge.follow(history));
-            if clients.is_at_rest() {
+            let now = cluster.world.now_us();
+            if !clients.are_at_rest(judge.facts()) {
+                pending_at = now;
+            } else if now - pending_at >= ECHO_US {
                 let everywhere = self.recorder.name(|names| names.lane("net"));
                 self.recorder.push(everywhere, EventKind::Quiesced);
                 return;

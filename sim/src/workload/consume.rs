@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     GLANCE, Stage, draw,
-    member::{InHand, Joining, Member},
+    member::{Joining, Member},
     race,
 };
-use crate::history;
+use crate::history::{self, DeliveryId};
 
 const SUBSCRIBE_AGAIN: DurationRange = DurationRange::millis(200, 800);
 /// When a message that was handed back comes again.
@@ -46,17 +46,17 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
     }
     let broadcasts = consume.model == Model::Broadcasting;
     let hands = Arc::new(Semaphore::new(consume.concurrency as usize));
-    while let Some((hand, delivery)) = next(stage, &mut consumer, &hands, broadcasts).await {
-        let in_hand = member.delivered(&delivery.broker_name, &delivery.record);
+    while let Some((hand, message)) = next(stage, &mut consumer, &hands, broadcasts).await {
+        let delivery = member.delivered(&message.broker_name, &message.record);
         let handling = Handling {
             stage: stage.clone(),
             member: member.clone(),
-            in_hand,
+            delivery,
             work: draw(&mut rng, consume.work),
             answer: Answer::draw(&mut rng, consume),
         };
         stage.rt.spawn(async move {
-            handling.run(delivery).await;
+            handling.run(message).await;
             drop(hand);
         });
     }
@@ -163,14 +163,14 @@ impl Answer {
 struct Handling<R> {
     stage: Stage<R>,
     member: Rc<Member<R>>,
-    in_hand: InHand,
+    delivery: DeliveryId,
     work: Duration,
     answer: Answer,
 }
 
 impl<R: Runtime> Handling<R> {
-    async fn run(self, delivery: Delivery) {
-        let Handling { stage, member, in_hand, work, answer } = self;
+    async fn run(self, message: Delivery) {
+        let Handling { stage, member, delivery, work, answer } = self;
         let pacer = &stage.machine().pacer;
         stage.sleep(pacer.handling(work)).await;
         while let Some(left) = pacer.stall(stage.shared.time.now_us()) {
@@ -178,15 +178,15 @@ impl<R: Runtime> Handling<R> {
         }
         match answer {
             Answer::Ack => {
-                member.acked(&in_hand);
-                delivery.ack();
+                member.acked(delivery);
+                message.ack();
             }
             Answer::HandBack(delay) => {
-                member.nacked(&in_hand);
-                delivery.nack(delay);
+                member.nacked(delivery);
+                message.nack(delay);
             }
             Answer::Forget => {
-                member.forgot(&in_hand, delivery);
+                member.forgot(delivery, message);
             }
         }
     }

@@ -14,15 +14,14 @@ use stormglass_scenarios::tags_of;
 
 use super::Stage;
 use crate::history::{
-    Body, DeliveryId, EventKind, From, MemberId, MemberStarted, MessageId, Mode,
-    OffsetSource as Source, ShardId, Subscription, body_hash,
+    Body, DeliveryId, EventKind, From, MemberId, MemberStarted, Mode, OffsetSource as Source,
+    ShardId, Subscription, body_hash,
 };
 
 /// One incarnation of a group's member.
 pub struct Member<R> {
     stage: Stage<R>,
     id: MemberId,
-    group: String,
     /// Forgotten messages: to drop them would be to hand them back.
     kept: RefCell<Vec<Delivery>>,
 }
@@ -35,12 +34,6 @@ pub struct Joining<'a> {
     pub mode: Mode,
     pub orderly: bool,
     pub from: From,
-}
-
-/// A message in a handler's hands.
-pub struct InHand {
-    delivery: DeliveryId,
-    message: Option<MessageId>,
 }
 
 impl<R: Runtime> Member<R> {
@@ -67,12 +60,7 @@ impl<R: Runtime> Member<R> {
             from: joining.from,
             subscriptions,
         })));
-        Member {
-            stage: stage.clone(),
-            id,
-            group: joining.group.to_owned(),
-            kept: RefCell::default(),
-        }
+        Member { stage: stage.clone(), id, kept: RefCell::default() }
     }
 
     pub fn changed(&self, change: Change) {
@@ -94,7 +82,7 @@ impl<R: Runtime> Member<R> {
         }
     }
 
-    pub fn delivered(&self, broker: &Name, record: &Record) -> InHand {
+    pub fn delivered(&self, broker: &Name, record: &Record) -> DeliveryId {
         let shared = &self.stage.shared;
         let message = Body::decode(&record.body).ok().map(|body| body.message);
         let properties = Properties(&record.properties);
@@ -120,42 +108,26 @@ impl<R: Runtime> Member<R> {
             key,
             tag,
         });
-        shared.rest.borrow_mut().delivered(shared.time.now_us(), self.id);
-        InHand { delivery, message }
+        delivery
     }
 
-    pub fn acked(&self, in_hand: &InHand) {
-        self.stage.push(EventKind::Acked { delivery: in_hand.delivery });
-        self.finish(in_hand);
+    pub fn acked(&self, delivery: DeliveryId) {
+        self.stage.push(EventKind::Acked { delivery });
     }
 
-    pub fn nacked(&self, in_hand: &InHand) {
-        self.stage.push(EventKind::Nacked { delivery: in_hand.delivery });
-        self.settle();
+    pub fn nacked(&self, delivery: DeliveryId) {
+        self.stage.push(EventKind::Nacked { delivery });
     }
 
-    pub fn forgot(&self, in_hand: &InHand, delivery: Delivery) {
-        self.stage.push(EventKind::Forgotten { delivery: in_hand.delivery });
-        self.kept.borrow_mut().push(delivery);
-        self.finish(in_hand);
+    pub fn forgot(&self, delivery: DeliveryId, message: Delivery) {
+        self.stage.push(EventKind::Forgotten { delivery });
+        self.kept.borrow_mut().push(message);
     }
 
     /// In good order: nothing is in hand any more.
     pub fn stopped(&self) {
         self.stage.machine().joined.set(None);
         self.stage.push(EventKind::MemberStopped { member: self.id });
-    }
-
-    fn finish(&self, in_hand: &InHand) {
-        self.settle();
-        if let Some(message) = in_hand.message {
-            self.stage.shared.rest.borrow_mut().finished(&self.group, &self.stage.node, message);
-        }
-    }
-
-    fn settle(&self) {
-        let shared = &self.stage.shared;
-        shared.rest.borrow_mut().settled(shared.time.now_us(), self.id);
     }
 
     fn shard(&self, queue: &MessageQueue) -> ShardId {

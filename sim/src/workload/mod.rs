@@ -7,7 +7,6 @@ mod member;
 mod pace;
 mod produce;
 mod pull;
-mod rest;
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,9 +32,9 @@ use crate::{
     disk::Timer,
     fault::Handlers,
     history::{EventKind, LaneId, MemberId, OpId, Recorder, Stop, Unanswered},
+    oracle::Facts,
 };
 use pace::Pacer;
-use rest::Rest;
 
 /// All clients of one run. Clones are the same clients.
 #[derive(Clone)]
@@ -47,7 +46,6 @@ struct Shared {
     time: Rc<dyn Timer>,
     name_servers: Vec<SocketAddr>,
     machines: BTreeMap<Name, Machine>,
-    rest: RefCell<Rest>,
     chaos_is_over: Cell<bool>,
 }
 
@@ -60,7 +58,9 @@ struct Machine {
     incarnations: Cell<u32>,
     /// The membership of the consumer that runs there now.
     joined: Cell<Option<MemberId>>,
-    /// Sends of the producer that runs there now, which have no outcome yet.
+    /// A producer runs there now.
+    produces: Cell<bool>,
+    /// Its sends without an outcome.
     open: RefCell<BTreeSet<OpId>>,
     pacer: Pacer,
     /// A broadcasting member's offsets, on its own disk.
@@ -84,6 +84,7 @@ impl Workloads {
                 start_at: node.start_at,
                 incarnations: Cell::new(0),
                 joined: Cell::new(None),
+                produces: Cell::new(false),
                 open: RefCell::default(),
                 pacer: Pacer::default(),
                 offsets: RefCell::default(),
@@ -91,7 +92,6 @@ impl Workloads {
             Some((Name::from(node.id), machine))
         });
         let machines = members.collect();
-        let rest = RefCell::new(Rest::new(&scenario));
         let chaos_is_over = Cell::new(false);
         Workloads(Rc::new(Shared {
             scenario,
@@ -99,7 +99,6 @@ impl Workloads {
             time,
             name_servers,
             machines,
-            rest,
             chaos_is_over,
         }))
     }
@@ -116,7 +115,10 @@ impl Workloads {
             return Stop::Graceful;
         };
         match &workload.kind {
-            WorkloadKind::Produce(produce) => produce::run(&stage, produce).await,
+            WorkloadKind::Produce(produce) => {
+                stage.machine().produces.set(true);
+                produce::run(&stage, produce).await;
+            }
             WorkloadKind::Consume(consume) => consume::run(&stage, consume).await,
             WorkloadKind::Pull(pull) => pull::run(&stage, pull, workload.members).await,
         }
@@ -127,16 +129,14 @@ impl Workloads {
     /// To be told when a client's process is gone, however it went.
     pub fn stopped(&self, node: &str, why: Stop) {
         let Some(machine) = self.0.machines.get(node) else { return };
+        machine.produces.set(false);
         let push = |kind| self.0.recorder.push(machine.lane, kind);
-        let open = machine.open.take();
-        self.0.rest.borrow_mut().sends_ended(open.len());
-        for op in open {
+        for op in machine.open.take() {
             let (why, tries) = (Unanswered::ProducerGone, produce::MOST_TRIES);
             push(EventKind::SendUnknown { op, why, tries });
         }
         if let Some(member) = machine.joined.take() {
             machine.pacer.revive();
-            self.0.rest.borrow_mut().crashed(member);
             push(match why {
                 Stop::Graceful => EventKind::MemberStopped { member },
                 _ => EventKind::MemberCrashed { member },
@@ -149,11 +149,10 @@ impl Workloads {
         self.0.chaos_is_over.set(true);
     }
 
-    /// Whether everything has come to rest: no send is open, no handler works,
-    /// every message that was answered OK is acknowledged by all who want it,
-    /// or else nothing has moved for so long that nothing ever will.
-    pub fn is_at_rest(&self) -> bool {
-        self.0.rest.borrow().is_reached(self.0.time.now_us())
+    /// Whether no producer will send any more, and by the facts of the history
+    /// nobody waits for anything.
+    pub fn are_at_rest(&self, facts: &Facts) -> bool {
+        !self.0.machines.values().any(|machine| machine.produces.get()) && !facts.is_pending()
     }
 }
 

@@ -11,7 +11,7 @@ use stormglass_scenarios::Produce;
 use tokio::sync::Semaphore;
 
 use super::Stage;
-use crate::history::{Body, EventKind, MessageId, OpId, Stored, Unanswered, body_hash};
+use crate::history::{Body, EventKind, OpId, Stored, Unanswered, body_hash};
 
 /// Requests that a client makes of one send, at most.
 pub const MOST_TRIES: u8 = 3;
@@ -47,7 +47,7 @@ fn gap(produce: &Produce, rng: &mut Rng) -> Duration {
 struct Sending<R> {
     stage: Stage<R>,
     messages: Vec<Message>,
-    ops: Vec<(OpId, MessageId)>,
+    ops: Vec<OpId>,
     /// Keyed messages keep their order even when several are under way (R3).
     ordered: bool,
     one_way: bool,
@@ -93,19 +93,17 @@ impl<R: Runtime> Sending<R> {
             message.sharding_key = key.clone();
             message.tag = tag.cloned();
             messages.push(message);
-            ops.push((op, id));
+            ops.push(op);
         }
         if !one_way {
-            let machine = stage.machine();
-            machine.open.borrow_mut().extend(ops.iter().map(|(op, _)| *op));
-            stage.shared.rest.borrow_mut().sends_begun(ops.len());
+            stage.machine().open.borrow_mut().extend(&ops);
         }
         Sending { stage, messages, ops, ordered: key.is_some(), one_way }
     }
 
     async fn finish(mut self) {
         let client = self.stage.client.clone();
-        let mut messages = self.messages.clone();
+        let mut messages = std::mem::take(&mut self.messages);
         let options = SendOptions { ordered: self.ordered, ..SendOptions::default() };
         let begun = self.stage.rt.now().mono;
         let result = match (self.one_way, messages.len()) {
@@ -134,8 +132,7 @@ impl<R: Runtime> Sending<R> {
     }
 
     fn stored(&mut self, receipt: &SendReceipt) {
-        let shared = self.stage.shared.clone();
-        let shard = shared.recorder.name(|names| {
+        let shard = self.stage.shared.recorder.name(|names| {
             let (topic, broker) =
                 (names.topic(&receipt.shard.topic), names.lane(&receipt.broker_name));
             names.shard(topic, broker, receipt.shard.queue)
@@ -145,7 +142,7 @@ impl<R: Runtime> Sending<R> {
             _ => Stored::Weakly,
         };
         let mut ids = receipt.offset_message_id.split(',');
-        for (nth, ((op, id), message)) in self.ops.iter().zip(&self.messages).enumerate() {
+        for (nth, op) in self.ops.iter().enumerate() {
             self.stage.push(EventKind::SendOk {
                 op: *op,
                 shard,
@@ -154,15 +151,12 @@ impl<R: Runtime> Sending<R> {
                 status,
                 tries: few(receipt.tries),
             });
-            let now = shared.time.now_us();
-            let tag = message.tag.as_deref();
-            shared.rest.borrow_mut().stored(now, *id, &receipt.shard.topic, tag);
         }
         self.ended();
     }
 
     fn failed(&mut self, outcome: impl Fn(OpId) -> EventKind) {
-        for (op, _) in &self.ops {
+        for op in &self.ops {
             self.stage.push(outcome(*op));
         }
         self.ended();
@@ -170,10 +164,9 @@ impl<R: Runtime> Sending<R> {
 
     fn ended(&mut self) {
         let mut open = self.stage.machine().open.borrow_mut();
-        for (op, _) in &self.ops {
+        for op in &self.ops {
             open.remove(op);
         }
-        self.stage.shared.rest.borrow_mut().sends_ended(self.ops.len());
     }
 }
 

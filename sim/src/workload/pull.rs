@@ -77,8 +77,8 @@ impl<R: Runtime> Reader<'_, R> {
             return;
         }
         for record in pulled.records.iter().filter(|record| self.wants(record)) {
-            let in_hand = self.member.delivered(&queue.broker, record);
-            self.member.acked(&in_hand);
+            let delivery = self.member.delivered(&queue.broker, record);
+            self.member.acked(delivery);
         }
         self.offsets.insert(queue.clone(), pulled.next_offset);
         if pulled.next_offset > offset {
