@@ -73,3 +73,13 @@ fn nothing_expires_before_the_snapshot_found_is_durable() {
         perform(&mut node, &Op::PowerFailure).unwrap();
     }
 }
+
+#[test]
+fn a_snapshot_whose_sync_failed_is_never_relied_upon() {
+    for seed in 0..20 {
+        let mut node = filled(seed, 6);
+        let ops = [Op::Snapshot, Op::BeginSync, Op::FailSyncAndKill, Op::SyncAll, Op::Expire];
+        ops.iter().for_each(|op| perform(&mut node, op).unwrap());
+        perform(&mut node, &Op::PowerFailure).unwrap();
+    }
+}
