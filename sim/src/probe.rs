@@ -100,7 +100,7 @@ impl Probe {
 
     fn recovery(&self, seen: &mut Seen, view: &View<'_, SimDisk>) {
         let log_end = *seen.log_end.get_or_insert(view.written());
-        if view.phase() == Phase::Recovering {
+        if !matches!(view.phase(), Phase::Starting | Phase::Serving) {
             return;
         }
         if seen.written > log_end {
@@ -196,8 +196,9 @@ impl Watch for Probe {
         self.push(EventKind::NodeStarted { life });
     }
 
-    fn stopped(&self, why: Stop) {
+    fn stopped(&self, why: Stop, drive: &Drive) {
         self.push(EventKind::NodeStopped { why });
+        self.disk(drive);
     }
 
     fn observe(&self, _life: u32, broker: &Broker<SimDisk>, drive: &Drive) {
@@ -229,5 +230,5 @@ pub struct Unwatched;
 
 impl Watch for Unwatched {
     fn started(&self, _life: u32) {}
-    fn stopped(&self, _why: Stop) {}
+    fn stopped(&self, _why: Stop, _drive: &Drive) {}
 }

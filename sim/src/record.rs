@@ -16,10 +16,9 @@ use crate::{
 /// The verdicts and counts of a run, without its history: all that the tables
 /// show of a run that passed.
 pub fn summary(scenario: &Scenario, run: &RunRecord) -> Record {
-    // A run that panicked ends early, and then much is missing: the cause comes first.
-    let mut verdicts = vec![no_panic(run)];
-    verdicts.extend(PROMISES.iter().map(|promise| verdict(run, promise)));
+    let mut verdicts: Vec<Verdict> = PROMISES.iter().map(|promise| verdict(run, promise)).collect();
     verdicts.push(expectations(run));
+    verdicts.push(no_panic(run));
     Record {
         scenario: scenario.name.clone(),
         area: scenario.area.clone(),
@@ -134,7 +133,7 @@ fn no_panic(run: &RunRecord) -> Verdict {
         Finding::Broken(Violation {
             message: format!("the broker or a client panicked: {panic}"),
             values: Vec::new(),
-            at_us: run.history.events.last().map_or(0, |event| event.at),
+            at_us: run.ended_us,
             cites: Vec::new(),
         })
     };

@@ -19,7 +19,7 @@ use stormglass_scenarios::{Flush as FlushMode, Role, Scenario};
 
 use super::micros;
 use crate::{
-    disk::{DiskConfig, SimDisk},
+    disk::{DiskConfig, Drive, SimDisk},
     history::{Mark, Recorder, Stop},
     probe::{Probe, Unwatched},
     workload::Workloads,
@@ -31,6 +31,10 @@ const NAMES_PORT: u16 = 9_876;
 
 /// All brokers of a run belong to this cluster.
 const CLUSTER: &str = "sim";
+
+/// Brokers take a snapshot once in so many segments: often enough that runs
+/// restart from one, and that segments expire and are used again.
+const SNAPSHOT_SEGMENTS: u64 = 4;
 
 /// How long the administrator waits before it asks again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -127,6 +131,8 @@ fn broker(
             FlushMode::Sync => Flush::Sync,
             FlushMode::Async => Flush::Async { interval: cluster.flush_interval },
         },
+        snapshot_every: SNAPSHOT_SEGMENTS * cluster.segment_bytes,
+        retain_bytes: cluster.retain_bytes,
         log: LogConfig { segment_bytes: cluster.segment_bytes, ..LogConfig::default() },
         auto_create_topics: false,
         ..BrokerConfig::new(addr)
@@ -192,8 +198,8 @@ impl Watch for ClientWatch {
         self.probe.started(life);
     }
 
-    fn stopped(&self, why: Stop) {
-        self.probe.stopped(why);
+    fn stopped(&self, why: Stop, drive: &Drive) {
+        self.probe.stopped(why, drive);
         self.clients.stopped(&self.name, why);
     }
 }

@@ -20,6 +20,7 @@ use super::network::Network;
 use crate::{
     clock::{self, NodeClock},
     disk::{DiskConfig, Drive, SimDisk, Timer},
+    fault::Unsynced,
     history::Stop,
     logging,
 };
@@ -58,7 +59,8 @@ pub trait Watch {
     /// A process starts, the `life`th on this machine, from 1.
     fn started(&self, life: u32);
 
-    fn stopped(&self, why: Stop);
+    /// Its process is gone, or its machine lost power with or without one.
+    fn stopped(&self, why: Stop, drive: &Drive);
 
     /// A broker has handled a batch of inputs and not yet said what follows.
     fn observe(&self, _life: u32, _broker: &Broker<SimDisk>, _drive: &Drive) {}
@@ -143,13 +145,26 @@ impl Machine {
 
     /// Its process is gone. False if there was none.
     pub(super) fn stop(&self, why: Stop) -> bool {
-        let ran = self.state.replace(State::NoProcess) == State::Running;
+        let ran = self.state.get() == State::Running;
         if ran {
             self.drive.detach();
-            self.stopped.set(Some(why));
-            self.watch.stopped(why);
+            self.is_down(State::NoProcess, why);
         }
         ran
+    }
+
+    /// The machine is off. False if no process ran.
+    pub(super) fn lose_power(&self, unsynced: Unsynced) -> bool {
+        let ran = self.state.get() == State::Running;
+        self.drive.power_loss(unsynced);
+        self.is_down(State::NoPower, Stop::PowerLost);
+        ran
+    }
+
+    fn is_down(&self, state: State, why: Stop) {
+        self.state.set(state);
+        self.stopped.set(Some(why));
+        self.watch.stopped(why, &self.drive);
     }
 }
 

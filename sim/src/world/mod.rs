@@ -162,9 +162,7 @@ impl<W: World> Cluster<W> {
         if machine.state() == State::NoPower {
             return false;
         }
-        let ran = machine.stop(Stop::PowerLost);
-        machine.state.set(State::NoPower);
-        machine.drive.power_loss(unsynced);
+        let ran = machine.lose_power(unsynced);
         self.network.set_power(no, false);
         self.update_links();
         machine.resume();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{
     clock::WALL_AT_START,
-    disk::DiskConfig,
+    disk::{DiskConfig, Drive},
     fault::{Fault, Handlers, apply},
 };
 
@@ -91,7 +91,7 @@ struct Unwatched;
 
 impl Watch for Unwatched {
     fn started(&self, _life: u32) {}
-    fn stopped(&self, _why: Stop) {}
+    fn stopped(&self, _why: Stop, _drive: &Drive) {}
 }
 
 struct NoHandlers;
