@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::value::{
-    DurationRange, SizeRange, duration, optional_duration, probability, signed_millis, size,
+    DurationRange, SizeRange, duration, optional_duration, optional_size, probability,
+    signed_millis, size,
 };
 
 /// One storm: a cluster, who uses it, what strikes it, and what must have
@@ -67,9 +68,10 @@ pub struct Cluster {
     /// recycle them.
     #[serde(deserialize_with = "size")]
     pub segment_bytes: u64,
-    /// How long messages are kept; for ever if absent.
-    #[serde(deserialize_with = "optional_duration")]
-    pub retention: Option<Duration>,
+    /// Length of the log, in bytes, beyond which its oldest segments expire;
+    /// nothing does if absent.
+    #[serde(deserialize_with = "optional_size")]
+    pub retain_bytes: Option<u64>,
     pub topics: Vec<Topic>,
 }
 
@@ -81,7 +83,7 @@ impl Default for Cluster {
             flush: Flush::Sync,
             flush_interval: Duration::from_millis(500),
             segment_bytes: 256 << 10,
-            retention: None,
+            retain_bytes: None,
             topics: Vec::new(),
         }
     }

@@ -64,8 +64,8 @@ fn check_cluster(cluster: &Cluster) -> Checked {
     within("cluster.name_servers", cluster.name_servers, 1..=5)?;
     within("cluster.segment_bytes", cluster.segment_bytes, 16 << 10..=1 << 30)?;
     time_within("cluster.flush_interval", cluster.flush_interval, MS..=Duration::from_secs(60))?;
-    if let Some(retention) = cluster.retention {
-        time_within("cluster.retention", retention, MS..=Duration::from_secs(86_400))?;
+    if let Some(bytes) = cluster.retain_bytes {
+        within("cluster.retain_bytes", bytes, cluster.segment_bytes..=1 << 40)?;
     }
     ensure(!cluster.topics.is_empty(), "cluster.topics", || {
         "is empty, allowed: at least one topic, as in { name = \"orders\", queues = 4 }".to_owned()

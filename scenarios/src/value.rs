@@ -30,6 +30,10 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> 
     parse_size(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
+pub(crate) fn optional_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    size(from).map(Some)
+}
+
 /// A number between 0 and 1.
 pub(crate) fn probability<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let p = f64::deserialize(from)?;
