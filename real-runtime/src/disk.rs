@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock, fstatvfs};
 use stormglass_core::runtime::{Disk, FileId};
 
 use ahead::{Ahead, AheadThread};
@@ -280,6 +280,12 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
+    // Some file systems take a second to find out that there is no room, and a
+    // store that is full asks again and again.
+    let room = fstatvfs(file)?;
+    if room.f_bavail.saturating_mul(room.f_frsize) < len {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     match fallocate(file, FallocateFlags::empty(), 0, len) {
         // Some file systems (ZFS, NFS 3) allocate only what is written.
         Err(rustix::io::Errno::OPNOTSUPP) => {
@@ -338,6 +344,15 @@ mod tests {
         disk.write(file, 0, b"new").unwrap();
         assert_eq!(&disk.read(file, 0, 3).unwrap()[..], b"new");
         assert_eq!(disk.list().unwrap(), [("log/1".to_owned(), 8192)]);
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = RealDisk::open(dir.path()).unwrap();
+        let full = disk.create("log/0", 1 << 60).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.list().unwrap(), []);
     }
 
     #[test]

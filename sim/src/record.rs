@@ -16,9 +16,10 @@ use crate::{
 /// The verdicts and counts of a run, without its history: all that the tables
 /// show of a run that passed.
 pub fn summary(scenario: &Scenario, run: &RunRecord) -> Record {
-    let mut verdicts: Vec<Verdict> = PROMISES.iter().map(|promise| verdict(run, promise)).collect();
+    // A run that panicked ends early, and then much is missing: the cause comes first.
+    let mut verdicts = vec![no_panic(run)];
+    verdicts.extend(PROMISES.iter().map(|promise| verdict(run, promise)));
     verdicts.push(expectations(run));
-    verdicts.push(no_panic(run));
     Record {
         scenario: scenario.name.clone(),
         area: scenario.area.clone(),
@@ -133,7 +134,7 @@ fn no_panic(run: &RunRecord) -> Verdict {
         Finding::Broken(Violation {
             message: format!("the broker or a client panicked: {panic}"),
             values: Vec::new(),
-            at_us: run.ended_us,
+            at_us: run.history.events.last().map_or(0, |event| event.at),
             cites: Vec::new(),
         })
     };

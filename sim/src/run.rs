@@ -2,14 +2,13 @@
 //! everything is healed and must come to rest, then the oracles judge.
 
 mod nodes;
+mod panics;
 mod story;
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     fmt,
     hash::{Hash, Hasher},
-    panic::{AssertUnwindSafe, catch_unwind},
     str::FromStr,
     thread,
     time::Duration,
@@ -18,7 +17,7 @@ use std::{
 use stormglass_scenarios::{Flush, MayLose, Scenario};
 use tracing::Level;
 
-use self::story::Story;
+use self::{panics::first_panic, story::Story};
 use crate::{
     clock, coverage,
     fault::{
@@ -126,7 +125,7 @@ fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> 
         World::Madsim => on_madsim::run(seed, &net, async |w| story.live(w, &mut judge).await),
         World::Turmoil => on_turmoil::run(seed, &net, async |w| story.live(w, &mut judge).await),
     };
-    let live = || catch_unwind(AssertUnwindSafe(live)).err().map(|panic| panic_text(&*panic));
+    let live = || first_panic(live);
     let (panic, log) = match options.log {
         Some(level) => logging::capture(level, live),
         None => (live(), Vec::new()),
@@ -180,11 +179,6 @@ pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
 fn digest(plan: &Plan, history: &History, ended_us: u64) -> u64 {

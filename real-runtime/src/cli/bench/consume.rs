@@ -1,6 +1,12 @@
 //! Pulls as a consumer does, and looks at no more of a message than its length.
 
-use std::{collections::BTreeMap, future::poll_fn, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes};
 use stormglass_core::{
@@ -35,11 +41,13 @@ pub async fn run(read: &Read) -> io::Result<Tally> {
                 reader.follow(queue, min);
             }
             let mut tally = Tally::default();
+            let began = Instant::now();
             let hold = wanted.is_some();
             while reader.is_reading() && wanted.as_ref().is_none_or(|left| left.get() > 0) {
                 // Short, so that one connection sees that another had the last one.
                 let hold = if hold { Duration::from_millis(500) } else { Duration::ZERO };
                 for body in reader.next(hold).await? {
+                    tally.took = began.elapsed();
                     tally.messages += 1;
                     tally.bytes += body.len() as u64;
                     if let Some(left) = &wanted {

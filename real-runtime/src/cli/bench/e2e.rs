@@ -53,6 +53,7 @@ pub async fn run(load: &Load) -> io::Result<Tally> {
                     tally.messages += 1;
                     tally.bytes += body.len() as u64;
                     tally.latencies.add(now.saturating_sub(sent));
+                    tally.took = now;
                 }
             }
             Ok::<_, io::Error>(())

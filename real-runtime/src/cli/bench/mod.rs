@@ -13,7 +13,7 @@ mod target;
 use std::{
     io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -138,6 +138,9 @@ pub struct Tally {
     pub failed: u64,
     pub first_failure: Option<String>,
     pub latencies: Latencies,
+    /// From the first send or pull to the last message; without what a run
+    /// needs to begin and to end.
+    pub took: Duration,
 }
 
 impl Tally {
@@ -147,6 +150,7 @@ impl Tally {
         self.failed += other.failed;
         self.first_failure = self.first_failure.take().or(other.first_failure);
         self.latencies.merge(&other.latencies);
+        self.took = self.took.max(other.took);
     }
 }
 
@@ -177,9 +181,9 @@ fn measured(
     run: impl FnOnce() -> io::Result<Tally>,
 ) -> io::Result<()> {
     let cpu = || common.server_pid.map(server_cpu::cpu_time).transpose();
-    let (cpu_before, began) = (cpu()?, Instant::now());
+    let cpu_before = cpu()?;
     let tally = run()?;
-    let (seconds, cpu_after) = (began.elapsed().as_secs_f64(), cpu()?);
+    let (seconds, cpu_after) = (tally.took.as_secs_f64().max(1e-6), cpu()?);
     let rate = tally.messages as f64 / seconds;
     let cpu_us = cpu_after.zip(cpu_before).map(|(after, before)| {
         after.saturating_sub(before).as_secs_f64() * 1e6 / tally.messages.max(1) as f64

@@ -113,6 +113,7 @@ impl Sender {
     async fn run(mut self, broker: SocketAddr) -> io::Result<Tally> {
         let mut link = Link::connect(broker).await?;
         let mut tally = Tally::default();
+        let began = Instant::now();
         // When the request in each place was sent or due; the place is its opaque.
         let mut sent: Vec<Option<Instant>> = vec![None; self.in_flight];
         let mut free: Vec<usize> = (0..self.in_flight).rev().collect();
@@ -157,6 +158,7 @@ impl Sender {
                 io::Error::new(io::ErrorKind::TimedOut, "no answer from the broker for 30 s")
             })??;
             let now = Instant::now();
+            tally.took = now - began;
             while let Some(answer) = link.next_answer()? {
                 let place = answer.opaque as usize;
                 let Some(start) = sent.get_mut(place).and_then(Option::take) else { continue };
