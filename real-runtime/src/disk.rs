@@ -28,6 +28,9 @@ use ahead::{Ahead, AheadThread};
 pub use sync::Synced;
 use sync::{SyncJob, SyncThread};
 
+/// A file beside the store that says that a sync failed and the process ended.
+const SYNC_FAILED: &str = "sync-failed";
+
 /// The files below `DIR/store`; `DIR/lock` keeps a second process away.
 pub struct RealDisk {
     root: PathBuf,
@@ -65,7 +68,12 @@ impl RealDisk {
                 error.into()
             }
         })?;
-        let (files, syncs) = (BTreeMap::new(), SyncThread::start()?);
+        let failed = dir.join(SYNC_FAILED);
+        if failed.exists() {
+            forget_cache(&root)?;
+            fs::remove_file(&failed)?;
+        }
+        let (files, syncs) = (BTreeMap::new(), SyncThread::start(failed)?);
         Ok(RealDisk { root, files, next: 0, syncs, ahead: None, _lock: lock })
     }
 
@@ -132,9 +140,6 @@ impl Disk for RealDisk {
             return Ok((*id, open.len));
         }
         let file = OpenOptions::new().read(true).write(true).open(self.root.join(name))?;
-        // After a failed sync the page cache holds clean pages that the disk
-        // never got (L2): recovery must read what the disk has.
-        fadvise(&file, 0, None, Advice::DontNeed)?;
         let len = file.metadata()?.len();
         Ok((self.add(name, file, len), len))
     }
@@ -259,6 +264,17 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
+/// After a failed sync the page cache holds clean pages that the disk never got
+/// (L2): what comes next must read what the disk has.
+fn forget_cache(root: &Path) -> io::Result<()> {
+    let mut files = Vec::new();
+    list_below(root, "", &mut files)?;
+    for (name, _) in files {
+        fadvise(File::open(root.join(name))?, 0, None, Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
 fn list_below(dir: &Path, prefix: &str, found: &mut Vec<(String, u64)>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -353,6 +369,23 @@ mod tests {
         let full = disk.create("log/0", 1 << 60).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
         assert_eq!(disk.list().unwrap(), []);
+    }
+
+    #[test]
+    fn a_failed_sync_is_told_and_remembered_by_the_next_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = RealDisk::open(dir.path()).unwrap();
+        let file = disk.create("log/0", 4096).unwrap();
+        // A socket cannot be synced.
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let not_a_file = File::from(std::os::fd::OwnedFd::from(socket));
+        disk.file(file).unwrap().file = Arc::new(not_a_file);
+        let sync = disk.begin_sync(&[file]);
+        crate::on_tokio::block_on(sync).unwrap().unwrap_err();
+        assert!(dir.path().join(SYNC_FAILED).exists());
+        drop(disk);
+        RealDisk::open(dir.path()).unwrap();
+        assert!(!dir.path().join(SYNC_FAILED).exists());
     }
 
     #[test]

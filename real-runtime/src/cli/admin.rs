@@ -1,7 +1,12 @@
 //! Questions to name servers and brokers, one at a time. They are RocketMQ's
 //! own, so that the commands work with its servers as well.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use clap::Args;
@@ -187,8 +192,17 @@ impl Admin {
 
     async fn ask_name_server(&mut self, code: i32, fields: Fields) -> io::Result<Frame> {
         let addr = self.name_server;
-        let answer = self.ask(addr, code, fields).await;
-        answer.map_err(|e| io::Error::new(e.kind(), format!("name server {addr}: {e}")))
+        let give_up = Instant::now() + self.timeout;
+        loop {
+            let answer = self.ask(addr, code, fields.clone()).await.map_err(|error| {
+                io::Error::new(error.kind(), format!("name server {addr}: {error}"))
+            })?;
+            // Just started, and does not know its brokers yet (N2).
+            if answer.code != code::SYSTEM_BUSY || Instant::now() >= give_up {
+                return Ok(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn ask(&mut self, addr: SocketAddr, code: i32, fields: Fields) -> io::Result<Frame> {

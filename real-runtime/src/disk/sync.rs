@@ -41,12 +41,19 @@ type Ticketed = (SyncJob, oneshot::Sender<io::Result<()>>);
 pub struct SyncThread(SyncSender<Ticketed>);
 
 impl SyncThread {
-    pub fn start() -> io::Result<SyncThread> {
+    /// Makes the file `failed` when a sync fails.
+    pub fn start(failed: PathBuf) -> io::Result<SyncThread> {
         let (jobs, queue): (_, Receiver<Ticketed>) = sync_channel(MAX_PENDING);
         thread::Builder::new().name("disk-sync".to_owned()).spawn(move || {
             for (job, done) in queue {
+                let synced = job.run();
+                if let Err(error) = &synced
+                    && let Err(second) = File::create(&failed)
+                {
+                    tracing::error!(%error, %second, "a failed sync cannot be remembered");
+                }
                 // Whoever no longer waits needs no answer.
-                let _ = done.send(job.run());
+                let _ = done.send(synced);
             }
         })?;
         Ok(SyncThread(jobs))
