@@ -72,6 +72,9 @@ pub struct Cluster {
     /// nothing does if absent.
     #[serde(deserialize_with = "optional_size")]
     pub retain_bytes: Option<u64>,
+    /// Age of a message after which its segment may expire; none does if absent.
+    #[serde(deserialize_with = "optional_duration")]
+    pub retain_for: Option<Duration>,
     pub topics: Vec<Topic>,
 }
 
@@ -84,6 +87,7 @@ impl Default for Cluster {
             flush_interval: Duration::from_millis(500),
             segment_bytes: 256 << 10,
             retain_bytes: None,
+            retain_for: None,
             topics: Vec::new(),
         }
     }

@@ -21,6 +21,9 @@ pub struct BrokerConfig {
     pub snapshot_every: u64,
     /// Whole segments are dropped once the log is longer, in bytes.
     pub retain_bytes: Option<u64>,
+    /// Whole segments are dropped once all their messages are older. RocketMQ
+    /// keeps 72 hours by default; we keep everything unless told otherwise.
+    pub retain_for: Option<Duration>,
     /// Whether a send to an unknown topic creates it, as RocketMQ does by default.
     pub auto_create_topics: bool,
     /// Queues of such a topic; RocketMQ's default is 4.
@@ -39,6 +42,7 @@ impl BrokerConfig {
             queue: QueueConfig::default(),
             snapshot_every: 64 << 20,
             retain_bytes: None,
+            retain_for: None,
             auto_create_topics: true,
             default_queues: 4,
         }

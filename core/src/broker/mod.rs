@@ -12,6 +12,7 @@ mod members;
 mod offsets;
 mod pull;
 mod register;
+mod retention;
 mod send;
 mod session;
 mod snapshot;
@@ -32,6 +33,7 @@ use self::{
     members::Members,
     pull::Parked,
     register::Registration,
+    retention::Retention,
     session::Sessions,
     snapshot::Snapshotting,
     state::{Dispatch, State},
@@ -138,6 +140,7 @@ pub struct Broker<D: Disk> {
     /// The newest durable snapshot says what was applied up to here.
     snapshot: Base,
     snapshotting: Snapshotting,
+    retention: Retention,
     /// Proposed entries in log order, and the messages in them.
     proposed: VecDeque<Proposed>,
     dispatches: VecDeque<Dispatch>,
@@ -199,6 +202,9 @@ impl<D: Disk> Broker<D> {
             applied: base,
             snapshot: base,
             snapshotting: Snapshotting::default(),
+            retention: Retention::new(
+                config.retain_bytes.is_some() || config.retain_for.is_some(),
+            ),
             replica,
             proposed: VecDeque::new(),
             dispatches: VecDeque::new(),
@@ -273,6 +279,7 @@ impl<D: Disk> Broker<D> {
             self.parked.deadline(),
             self.offsets_due,
             self.registration.deadline(),
+            self.retention.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -287,6 +294,7 @@ impl<D: Disk> Broker<D> {
     fn try_advance(&mut self, now: Now) -> Result<(), StoreError> {
         self.expire_parked(now);
         self.flush_offsets(now)?;
+        self.scan_retention(now)?;
         self.replica.write(now.mono)?;
         self.apply_committed(now)?;
         // Applying may have proposed (an opening record, a waiting send).
@@ -316,7 +324,7 @@ impl<D: Disk> Broker<D> {
         result: io::Result<()>,
     ) -> Result<(), StoreError> {
         self.replica.synced(now.mono, ticket, result)?;
-        self.snapshot_synced(ticket)?;
+        self.snapshot_synced(now, ticket)?;
         if self.stop_noted == Some(ticket) {
             self.phase = Phase::Ended;
             self.outputs.push_back(Output::Stopped);

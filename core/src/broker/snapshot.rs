@@ -1,10 +1,8 @@
-//! Writing the folded state out, so that a restart reads only what came after;
-//! and letting go of what no longer needs to be kept.
+//! Writing the folded state out, so that a restart reads only what came after.
 
 use super::{Broker, Output, Phase};
 use crate::{
     error::StoreError,
-    ids::Position,
     log::{self, Base, SyncTicket, snapshot::Unpublished},
     runtime::{Disk, FileId},
     time::Now,
@@ -30,8 +28,8 @@ impl<D: Disk> Broker<D> {
     /// Takes the snapshot's next step.
     pub(super) fn advance_snapshot(&mut self, now: Now) -> Result<(), StoreError> {
         let since = self.applied.position.0 - self.snapshot.position.0;
-        let due = since >= self.config.snapshot_every && self.phase == Phase::Serving;
-        if due && matches!(self.snapshotting, Snapshotting::Idle) {
+        let is_due = since >= self.config.snapshot_every || self.retention.waits_for_snapshot;
+        if is_due && self.phase == Phase::Serving && matches!(self.snapshotting, Snapshotting::Idle) {
             let (payload, files) = self.state.snapshot();
             self.snapshotting = Snapshotting::Taken { base: self.applied, payload, files };
         }
@@ -78,7 +76,11 @@ impl<D: Disk> Broker<D> {
 
     /// A sync finished; if it completed the snapshot, older ones go, and with
     /// them the segments that retention no longer keeps.
-    pub(super) fn snapshot_synced(&mut self, synced: SyncTicket) -> Result<(), StoreError> {
+    pub(super) fn snapshot_synced(
+        &mut self,
+        now: Now,
+        synced: SyncTicket,
+    ) -> Result<(), StoreError> {
         match std::mem::take(&mut self.snapshotting) {
             Snapshotting::Saving { base, saved, ticket } if ticket == synced => {
                 let file = saved.file();
@@ -93,26 +95,12 @@ impl<D: Disk> Broker<D> {
                 let (_, disk) = self.replica.parts();
                 log::snapshot::remove_older(disk, base.position)?;
                 self.state.saved(disk)?;
-                self.retain(base.position)
+                self.retain(now)
             }
             other => {
                 self.snapshotting = other;
                 Ok(())
             }
         }
-    }
-
-    /// Drops the oldest segments beyond what is to be retained; never what the
-    /// durable snapshot still needs for a restart.
-    fn retain(&mut self, needed: Position) -> Result<(), StoreError> {
-        let Some(keep) = self.config.retain_bytes else { return Ok(()) };
-        let end = self.replica.log().end();
-        let keep_from = Position(end.0.saturating_sub(keep)).min(needed);
-        if self.replica.expire(keep_from)? > 0 {
-            let (log, disk) = self.replica.parts();
-            let start = log.start();
-            self.state.expire(disk, start)?;
-        }
-        Ok(())
     }
 }

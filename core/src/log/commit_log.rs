@@ -230,6 +230,12 @@ impl CommitLog {
         self.segments.front().expect("there is always a segment").start
     }
 
+    /// Where the segments begin that are kept, oldest first. Each is a boundary
+    /// that [`entry_at`](Self::entry_at) takes.
+    pub fn segment_starts(&self) -> impl Iterator<Item = Position> {
+        self.segments.iter().map(|segment| segment.start)
+    }
+
     /// Where the next entry goes (or later, if it does not fit this segment).
     pub fn end(&self) -> Position {
         self.end

@@ -53,6 +53,9 @@ pub struct Serve {
     /// Drop the oldest messages once the log is longer than this many MiB.
     #[arg(long, value_name = "MIB")]
     retain: Option<u64>,
+    /// Drop messages that are older than this many hours, a segment at a time.
+    #[arg(long, value_name = "HOURS")]
+    retain_hours: Option<u64>,
     /// Listen on an address that other machines reach, without encryption and
     /// without authentication.
     #[arg(long)]
@@ -139,6 +142,9 @@ impl Serve {
             },
             auto_create_topics: !self.no_auto_create_topics,
             default_queues: self.default_queues,
+            retain_for: self
+                .retain_hours
+                .map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
             retain_bytes: self.retain.map(|mib| mib.saturating_mul(1 << 20)),
             ..BrokerConfig::new(self.advertise.unwrap_or(addr))
         }
