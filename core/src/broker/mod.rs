@@ -202,9 +202,7 @@ impl<D: Disk> Broker<D> {
             applied: base,
             snapshot: base,
             snapshotting: Snapshotting::default(),
-            retention: Retention::new(
-                config.retain_bytes.is_some() || config.retain_for.is_some(),
-            ),
+            retention: Retention::new(config.retain_bytes.is_some() || config.retain_for.is_some()),
             replica,
             proposed: VecDeque::new(),
             dispatches: VecDeque::new(),

@@ -27,9 +27,6 @@ use crate::{
 };
 
 const BROKER_PORT: u16 = 10_911;
-/// Log between two snapshots of a simulated broker, in segments: few, so that
-/// runs restart from snapshots and retention has something to drop.
-const SNAPSHOT_SEGMENTS: u64 = 2;
 const NAMES_PORT: u16 = 9_876;
 
 /// All brokers of a run belong to this cluster.
@@ -137,8 +134,6 @@ fn broker(
         snapshot_every: SNAPSHOT_SEGMENTS * cluster.segment_bytes,
         retain_bytes: cluster.retain_bytes,
         log: LogConfig { segment_bytes: cluster.segment_bytes, ..LogConfig::default() },
-        snapshot_every: SNAPSHOT_SEGMENTS * cluster.segment_bytes,
-        retain_bytes: cluster.retain_bytes,
         retain_for: cluster.retain_for,
         auto_create_topics: false,
         ..BrokerConfig::new(addr)
