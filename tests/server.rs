@@ -71,7 +71,7 @@ impl Server {
         let log = File::options().create(true).append(true).open(self.log_file());
         let mut process = Command::new(binary())
             .args(["serve", "--listen", &self.addr, "--data"])
-            .arg(self.dir.path().join("data"))
+            .arg(self.data())
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -98,6 +98,11 @@ impl Server {
     /// `host:port` of the name server and the broker.
     pub fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// Its `--data` directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// What it wrote to standard error.

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
+    process::Command,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use stormglass_sim::{
     oracle::{Context, Judge, judge},
     workload::Workloads,
 };
-use stormglass_tests::server::Server;
+use stormglass_tests::server::{Server, binary};
 use tokio::{task::spawn_local, time::sleep};
 
 /// The name that `stormglass serve` gives its broker.
@@ -246,4 +247,32 @@ fn the_command_line_round_trips() {
     assert!(topics.contains("news"), "topics survive a restart: {topics}");
     let groups = server.command(&["group", "list"]);
     assert!(groups.lines().any(|line| line.starts_with("g ")), "groups do too: {groups}");
+}
+
+#[test]
+fn mistakes_are_told_and_the_exit_status_says_whose_they_are() {
+    for (args, status, says) in [
+        (&["serve", "--listen", "nowhere"][..], 2, "--listen"),
+        (&["serve", "--listen", "0.0.0.0:9876"], 2, "--insecure-plaintext"),
+        (&["serve", "--colour", "blue"], 2, "--colour"),
+        (&["topic", "list", "-n", "localhost"], 2, "HOST:PORT"),
+        (&["consume", "-t", "news", "-n", "127.0.0.1:1"], 1, "127.0.0.1:1: cannot connect"),
+        (&["produce", "-t", "news", "-m", "x", "-n", "127.0.0.1:1"], 1, "cannot connect"),
+    ] {
+        let output = Command::new(binary()).args(args).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {told}");
+        assert!(told.contains(says), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn a_second_server_is_kept_away_from_the_data() {
+    let server = Server::start(&[]);
+    let mut second = Command::new(binary());
+    second.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(server.data());
+    let output = second.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("another process"), "{told}");
 }

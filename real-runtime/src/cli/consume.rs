@@ -9,7 +9,10 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use stormglass::{Client, ConsumerConfig, Delivery, StartAt};
 
-use super::{admin::Server, output::Format};
+use super::{
+    admin::{Admin, Server},
+    output::Format,
+};
 
 #[derive(Debug, Args)]
 pub struct Consume {
@@ -43,6 +46,8 @@ enum From {
 
 impl Consume {
     pub async fn run(self) -> Result<(), Box<dyn Error>> {
+        // A wrong address is told at once; later a client waits for its servers.
+        Admin::connect(&self.server).await?.route(&self.topic).await?;
         let client = Client::builder()
             .name_server(&self.server.name_server)
             .config(|config| config.request_timeout = self.server.timeout())

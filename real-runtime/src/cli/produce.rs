@@ -12,7 +12,10 @@ use serde_json::json;
 use stormglass::{Client, Message, SendError, SendOptions, SendReceipt};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{admin::Server, output::Format};
+use super::{
+    admin::{Admin, Server},
+    output::Format,
+};
 
 /// Lines sent and not answered; lines read and not sent.
 const IN_FLIGHT: usize = 256;
@@ -47,6 +50,8 @@ type Sent = (u64, Result<SendReceipt, SendError>);
 
 impl Produce {
     pub async fn run(self) -> Result<(), Box<dyn Error>> {
+        // A wrong address is told at once; later a client waits for its servers.
+        Admin::connect(&self.server).await?.route(&self.topic).await?;
         let client = Client::builder()
             .name_server(&self.server.name_server)
             .group(&self.group)
