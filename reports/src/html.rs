@@ -48,7 +48,8 @@ pub fn write_page(suite: &Suite, out: &mut impl Write) -> io::Result<()> {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>Stormglass: {word}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
          <header><h1>Stormglass</h1><span class=\"pill {class}\">{word}</span>\
-         <p>{}</p><button id=\"theme\" type=\"button\" hidden>dark / light</button></header>\n<main>\n",
+         <p><a href=\"#{}\">{}</a></p><button id=\"theme\" type=\"button\" hidden>dark / light</button></header>\n<main>\n",
+        if suite.passed() { "timeline" } else { "failures" },
         Escaped(&bottom_line(suite))
     )?;
     write_table(suite, out)?;
@@ -65,7 +66,11 @@ fn write_table(suite: &Suite, out: &mut impl Write) -> io::Result<()> {
           <th class=\"number\">simulated<th class=\"number\">events<th>verdict<th>what happened\
           </tr></thead>\n<tbody>\n",
     )?;
-    for worlds in suite.rows().chunk_by(|a, b| a.scenario == b.scenario) {
+    let rows = suite.rows();
+    let mut scenarios: Vec<&[Row<'_>]> = rows.chunk_by(|a, b| a.scenario == b.scenario).collect();
+    // What broke comes first.
+    scenarios.sort_by_key(|worlds| worlds.iter().all(|row| row.failures().next().is_none()));
+    for worlds in scenarios {
         write_scenario(worlds[0].runs[0], worlds.len(), out)?;
         for (index, row) in worlds.iter().enumerate() {
             out.write_all(if index > 0 { b"<tr>" } else { b"" })?;
