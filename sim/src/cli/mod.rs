@@ -11,7 +11,9 @@ mod selection;
 mod suite;
 
 use std::{
+    env,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -111,6 +113,14 @@ fn list() -> Result<Outcome, Refused> {
         );
     }
     print(&text)
+}
+
+/// The tree whose scenarios run: that of the command being typed, which need
+/// not be the one that this binary was compiled in, if they share a target.
+fn tree() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let package = package.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    package.parent().map_or(package.clone(), PathBuf::from)
 }
 
 /// Prints to stdout; a reader that has seen enough (`| head`) is no failure.

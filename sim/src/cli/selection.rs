@@ -2,10 +2,10 @@
 
 use std::{fmt, ops::Range, path::Path, sync::Arc, thread::available_parallelism};
 
-use stormglass_scenarios::{Scenario, committed_dir, load, load_dir};
+use stormglass_scenarios::{Scenario, load, load_dir};
 use stormglass_sim::run::World;
 
-use super::Refused;
+use super::{Refused, tree};
 
 #[derive(clap::Args, Clone, Default)]
 pub struct Selection {
@@ -109,7 +109,7 @@ impl Worlds {
 }
 
 pub fn committed() -> Result<Vec<Scenario>, Refused> {
-    load_dir(&committed_dir()).map_err(|error| error.to_string())
+    load_dir(&tree().join("scenarios")).map_err(|error| error.to_string())
 }
 
 /// A scenario and the word that named it.

@@ -23,7 +23,7 @@ use stormglass_sim::{
 
 use super::{
     Outcome, Refused, Selection, interrupt::Interrupt, pool::work_on, print, progress::Progress,
-    selection::Job,
+    selection::Job, tree,
 };
 
 #[derive(clap::Args, Default)]
@@ -143,16 +143,17 @@ fn run_one(job: &Job, sample: bool) -> Record {
     record
 }
 
+/// What broke, each scenario and promise once in full, and every command.
 fn failures_text(suite: &Suite) -> String {
-    let mut text = String::new();
-    let broken = suite.failures().count();
-    for record in suite.failures().take(PRINTED) {
-        text += &failure_text(record);
-        text += "\n";
-    }
-    if broken > PRINTED {
+    let mut seen = BTreeSet::new();
+    let (told, others): (Vec<_>, Vec<_>) = suite.failures().partition(|record| {
+        let promise = record.first_broken().map(|(verdict, _)| &verdict.name);
+        seen.len() < PRINTED && seen.insert((&record.scenario, promise))
+    });
+    let mut text: String = told.into_iter().map(|record| failure_text(record) + "\n").collect();
+    if !others.is_empty() {
         text += "Also broken:\n";
-        for record in suite.failures().skip(PRINTED) {
+        for record in others {
             let title = record.first_broken().map_or(String::new(), |(verdict, _)| verdict.title());
             text += &format!("{}  # {title}\n", record.repro_line());
         }
@@ -161,9 +162,8 @@ fn failures_text(suite: &Suite) -> String {
     text
 }
 
-/// `reports/out` of the tree that this binary was built from.
 fn out_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("reports").join("out")
+    tree().join("reports").join("out")
 }
 
 /// The path as it reads from the current directory.
