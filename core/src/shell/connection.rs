@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// Bytes read at once. Each queued batch of frames is at most this and one
-/// frame more.
-const READ_CHUNK: usize = 256 << 10;
+/// Bytes read at once: few on a quiet connection, more while it fills what it is
+/// given. Each queued batch of frames is at most the larger and one frame more.
+const READ_CHUNK: std::ops::RangeInclusive<usize> = 4 << 10..=256 << 10;
 /// Beyond this many bytes waiting for the peer, nothing more is read from it.
 const PAUSE_READING: usize = 4 << 20;
 /// Beyond this many bytes waiting for the peer, it is given up.
@@ -173,6 +173,7 @@ pub async fn read_frames<E>(
 ) -> Ended {
     let mut buffer = BytesMut::new();
     let mut limit = frame::MAX_FIRST_FRAME;
+    let mut chunk = *READ_CHUNK.start();
     loop {
         let mut frames = Vec::new();
         loop {
@@ -188,7 +189,7 @@ pub async fn read_frames<E>(
         if !frames.is_empty() && events.send(wrap(frames)).await.is_err() {
             return Ended::NoReceiver;
         }
-        buffer.reserve(READ_CHUNK.saturating_sub(buffer.len()).max(READ_CHUNK / 4));
+        buffer.reserve(chunk);
         let read = {
             let mut reading = std::pin::pin!(reader.read_buf(&mut buffer));
             poll_fn(|cx| {
@@ -199,6 +200,8 @@ pub async fn read_frames<E>(
         };
         match read {
             Ok(0) => return Ended::ByPeer,
+            Ok(read) if read >= chunk => chunk = (chunk * 4).min(*READ_CHUNK.end()),
+            Ok(read) if read < chunk / 8 => chunk = (chunk / 2).max(*READ_CHUNK.start()),
             Ok(_) => {}
             Err(ended) => return ended,
         }

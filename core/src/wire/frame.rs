@@ -47,7 +47,7 @@ impl Fields {
     }
 
     pub fn builder() -> FieldsBuilder {
-        FieldsBuilder(BytesMut::new())
+        FieldsBuilder(BytesMut::with_capacity(256))
     }
 }
 
@@ -385,8 +385,10 @@ mod binary {
 }
 
 mod json {
+    use std::borrow::Cow;
+
     use super::*;
-    use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+    use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
     pub fn encode(frame: &Frame, out: &mut BytesMut) {
         use fmt::Write;
@@ -419,7 +421,14 @@ mod json {
     }
 
     fn put_string(out: &mut BytesMut, text: &str) {
-        serde_json::to_writer(out.writer(), text).expect("memory takes any text");
+        let is_plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
+        if text.bytes().all(is_plain) {
+            out.put_u8(b'"');
+            out.put_slice(text.as_bytes());
+            out.put_u8(b'"');
+        } else {
+            serde_json::to_writer(out.writer(), text).expect("memory takes any text");
+        }
     }
 
     pub fn decode(header: &[u8]) -> Result<Frame, String> {
@@ -458,7 +467,7 @@ mod json {
                     "opaque" => frame.opaque = number(&mut map, "opaque")?,
                     "version" => frame.version = number(&mut map, "version")?,
                     "language" => frame.language = language(&map.next_value::<Text>()?.0),
-                    "remark" => frame.remark = map.next_value::<Text>()?.0,
+                    "remark" => frame.remark = map.next_value::<Text>()?.0.into_owned(),
                     "extFields" => frame.fields = map.next_value::<FieldsValue>()?.0,
                     _ => {
                         map.next_value::<IgnoredAny>()?;
@@ -531,36 +540,39 @@ mod json {
 
     /// Any scalar as its text, because clients write numbers and booleans with
     /// and without quotes; and whether it was null.
-    struct Text(String, bool);
+    struct Text<'de>(Cow<'de, str>, bool);
 
-    impl<'de> Deserialize<'de> for Text {
+    impl<'de> Deserialize<'de> for Text<'de> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             struct TextVisitor;
             impl<'de> Visitor<'de> for TextVisitor {
-                type Value = Text;
+                type Value = Text<'de>;
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                     f.write_str("a string, a number, a boolean or null")
                 }
-                fn visit_str<E>(self, v: &str) -> Result<Text, E> {
-                    Ok(Text(v.to_owned(), false))
+                fn visit_borrowed_str<E: Error>(self, v: &'de str) -> Result<Text<'de>, E> {
+                    Ok(Text(Cow::Borrowed(v), false))
                 }
-                fn visit_string<E>(self, v: String) -> Result<Text, E> {
-                    Ok(Text(v, false))
+                fn visit_str<E: Error>(self, v: &str) -> Result<Text<'de>, E> {
+                    self.visit_string(v.to_owned())
                 }
-                fn visit_i64<E>(self, v: i64) -> Result<Text, E> {
-                    Ok(Text(v.to_string(), false))
+                fn visit_string<E: Error>(self, v: String) -> Result<Text<'de>, E> {
+                    Ok(Text(Cow::Owned(v), false))
                 }
-                fn visit_u64<E>(self, v: u64) -> Result<Text, E> {
-                    Ok(Text(v.to_string(), false))
+                fn visit_i64<E: Error>(self, v: i64) -> Result<Text<'de>, E> {
+                    self.visit_string(v.to_string())
                 }
-                fn visit_f64<E>(self, v: f64) -> Result<Text, E> {
-                    Ok(Text(v.to_string(), false))
+                fn visit_u64<E: Error>(self, v: u64) -> Result<Text<'de>, E> {
+                    self.visit_string(v.to_string())
                 }
-                fn visit_bool<E>(self, v: bool) -> Result<Text, E> {
-                    Ok(Text(v.to_string(), false))
+                fn visit_f64<E: Error>(self, v: f64) -> Result<Text<'de>, E> {
+                    self.visit_string(v.to_string())
                 }
-                fn visit_unit<E>(self) -> Result<Text, E> {
-                    Ok(Text(String::new(), true))
+                fn visit_bool<E: Error>(self, v: bool) -> Result<Text<'de>, E> {
+                    self.visit_string(v.to_string())
+                }
+                fn visit_unit<E: Error>(self) -> Result<Text<'de>, E> {
+                    Ok(Text(Cow::Borrowed(""), true))
                 }
             }
             deserializer.deserialize_any(TextVisitor)
