@@ -97,6 +97,7 @@ pub trait Runtime: Clone + 'static {
     ) -> impl Future<Output = io::Result<(Self::Reader, Self::Writer)>> + 'static;
 
     /// Called after each batch of inputs. Production ignores it; the
-    /// simulator's probe reads the broker here.
-    fn observe(&self, _now: Now, _broker: &Broker<Self::Disk>) {}
+    /// simulator's probe reads the broker here. `unsent` counts the bytes that
+    /// wait in the node's connections.
+    fn observe(&self, _now: Now, _broker: &Broker<Self::Disk>, _unsent: &dyn Fn() -> usize) {}
 }

@@ -19,6 +19,9 @@ use crate::{
 /// often, in microseconds.
 const TOPICS_EVERY_US: u64 = 100_000;
 
+/// A new peak of a broker's memory is told if it is so many bytes higher.
+const HELD_STEP: u64 = 64 << 10;
+
 /// Where the log keeps its segments.
 const SEGMENTS: &str = "log/";
 
@@ -43,6 +46,8 @@ struct Seen {
     topics: Vec<(Name, u32)>,
     minima: Vec<(ShardId, u64)>,
     topics_at: u64,
+    /// The most bytes of messages that this life held in memory.
+    held: u64,
 }
 
 struct GroupOffset {
@@ -201,7 +206,13 @@ impl Watch for Probe {
         self.disk(drive);
     }
 
-    fn observe(&self, _life: u32, broker: &Broker<SimDisk>, drive: &Drive) {
+    fn observe(
+        &self,
+        _life: u32,
+        broker: &Broker<SimDisk>,
+        unsent: &dyn Fn() -> usize,
+        drive: &Drive,
+    ) {
         let seen = &mut *self.seen.borrow_mut();
         let view = broker.view();
         self.disk(drive);
@@ -219,6 +230,11 @@ impl Watch for Probe {
             self.expiry(seen, &view);
         }
         self.offsets(seen, &view);
+        let held = view.unwritten() + unsent() as u64;
+        if held > seen.held + HELD_STEP {
+            seen.held = held;
+            self.push(EventKind::Memory { bytes: held });
+        }
         if clock::true_now_us() >= seen.topics_at {
             self.topics(seen, &view);
         }

@@ -156,6 +156,11 @@ fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> 
     }
 }
 
+/// Bytes of messages that a broker may hold in memory, however slow its
+/// consumers: a connection is given up reading at 4 MiB that its peer does not
+/// take, and a pull's answer is at most 1 MiB more.
+const MEMORY_LIMIT: u64 = 8 << 20;
+
 /// What this scenario promises under these faults: what the oracles judge by.
 pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
     let slowest_sync = plan.faults.iter().map(|timed| match timed.fault {
@@ -173,6 +178,7 @@ pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
         recovers: scenario.expect.recovers,
         settle: micros(scenario.settle),
         isolation_factor: scenario.expect.isolation_factor,
+        memory_limit: MEMORY_LIMIT,
         ..Context::default()
     }
 }

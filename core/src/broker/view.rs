@@ -72,6 +72,11 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.members.consumers()
     }
 
+    /// Bytes of messages in memory: appended and not yet given to the disk.
+    pub fn unwritten(&self) -> u64 {
+        self.0.replica.log().end().0 - self.written().0
+    }
+
     pub fn parked_pulls(&self) -> usize {
         self.0.parked.len()
     }

@@ -255,7 +255,9 @@ impl<R: Runtime> Node<R> {
         let mut ended = None;
         if let Some(broker) = &mut self.broker {
             broker.advance(now);
-            self.runtime.observe(now, broker);
+            let connections = &self.connections;
+            let unsent = || connections.values().map(|known| known.outbox.queued()).sum();
+            self.runtime.observe(now, broker, &unsent);
         }
         while let Some(output) = self.broker.as_mut().and_then(Broker::poll_output) {
             match output {

@@ -63,7 +63,14 @@ pub trait Watch {
     fn stopped(&self, why: Stop, drive: &Drive);
 
     /// A broker has handled a batch of inputs and not yet said what follows.
-    fn observe(&self, _life: u32, _broker: &Broker<SimDisk>, _drive: &Drive) {}
+    fn observe(
+        &self,
+        _life: u32,
+        _broker: &Broker<SimDisk>,
+        _unsent: &dyn Fn() -> usize,
+        _drive: &Drive,
+    ) {
+    }
 }
 
 /// What outlives the processes: name, address, disk, clocks.
@@ -219,8 +226,8 @@ impl Process {
         }
     }
 
-    pub fn observe(&self, broker: &Broker<SimDisk>) {
-        self.machine.watch.observe(self.life, broker, &self.machine.drive);
+    pub fn observe(&self, broker: &Broker<SimDisk>, unsent: &dyn Fn() -> usize) {
+        self.machine.watch.observe(self.life, broker, unsent, &self.machine.drive);
     }
 
     /// A task of this process: it runs only while the process does.

@@ -235,8 +235,8 @@ impl Runtime for MadsimRuntime {
         }
     }
 
-    fn observe(&self, _now: Now, broker: &Broker<SimDisk>) {
-        self.process.observe(broker);
+    fn observe(&self, _now: Now, broker: &Broker<SimDisk>, unsent: &dyn Fn() -> usize) {
+        self.process.observe(broker, unsent);
     }
 }
 

@@ -215,8 +215,8 @@ impl Runtime for TurmoilRuntime {
         }
     }
 
-    fn observe(&self, _now: Now, broker: &Broker<SimDisk>) {
-        self.process.observe(broker);
+    fn observe(&self, _now: Now, broker: &Broker<SimDisk>, unsent: &dyn Fn() -> usize) {
+        self.process.observe(broker, unsent);
     }
 }
 
