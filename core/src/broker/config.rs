@@ -53,8 +53,9 @@ impl BrokerConfig {
 pub mod limit {
     use super::Duration;
 
-    /// Bytes appended and not yet durable before sends are refused as busy.
-    pub const UNDURABLE: u64 = 256 << 20;
+    /// Bytes appended and not yet durable before sends are refused as busy: they
+    /// lie in the page cache, and a disk that is so far behind will not catch up.
+    pub const UNDURABLE: u64 = 1 << 30;
     /// Held pulls on one connection.
     pub const PARKED_PER_CONNECTION: usize = 4096;
     /// Requests of all connections that wait for a topic or group to be created.
