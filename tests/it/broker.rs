@@ -131,7 +131,9 @@ fn offsets_beyond_either_end_are_corrected_to_that_end() {
 fn progress_only_moves_forward() {
     let mut by_hand = ByHand::new(Flush::Sync);
     by_hand.start().unwrap();
-    (0..5).for_each(|_| drop(by_hand.send("orders", 0, "m")));
+    for _ in 0..5 {
+        by_hand.send("orders", 0, "m");
+    }
     by_hand.commit("readers", "orders", 0, 4);
     by_hand.commit("readers", "orders", 0, 2);
     assert_eq!(by_hand.committed("readers", "orders", 0), Some(4));
