@@ -393,9 +393,13 @@ impl Recorder {
         Recorder { now: Arc::new(now), tape: Arc::default() }
     }
 
+    /// Times never run backwards along the history: within a step of turmoil
+    /// each machine has a time of its own, but what is told later was later.
     pub fn push(&self, lane: LaneId, kind: EventKind) {
-        let at = (self.now)();
-        self.tape().history.events.push(Event { at, lane, kind });
+        let mut tape = self.tape();
+        let events = &mut tape.history.events;
+        let at = (self.now)().max(events.last().map_or(0, |last| last.at));
+        events.push(Event { at, lane, kind });
     }
 
     /// Interns names: `recorder.name(|names| names.topic("orders"))`.

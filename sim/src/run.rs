@@ -132,8 +132,12 @@ fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> 
     };
     let ended_us = clock::true_now_us();
     let history = recorder.take();
-    judge.follow(&history);
-    let violations = judge.finish();
+    let mut violations = Vec::new();
+    let judged = first_panic(|| {
+        judge.follow(&history);
+        violations = judge.finish();
+    });
+    let panic = panic.or(judged);
     let coverage = coverage::coverage(&history);
     let missing = match &panic {
         Some(_) => Vec::new(),
