@@ -5,4 +5,5 @@ mod conformance;
 mod crash_points;
 mod oracles_bite;
 mod real_smoke;
+mod scenarios;
 mod transcripts;
