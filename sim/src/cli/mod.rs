@@ -4,6 +4,7 @@
 mod bench;
 mod determinism;
 mod interrupt;
+mod mutants;
 mod pool;
 mod progress;
 mod replay;
@@ -45,6 +46,11 @@ enum Command {
     Determinism(determinism::Args),
     /// Measures how fast the testbed is
     Bench(bench::Args),
+    /// Plants bugs in a copy of the tree and looks for each with storms
+    Mutants(mutants::Args),
+    /// Looks for one planted bug
+    #[command(hide = true)]
+    Hunt(mutants::Hunt),
     /// Prints the hash of each run, once for each pass
     #[command(hide = true)]
     Hashes(determinism::Child),
@@ -78,6 +84,8 @@ pub fn main() -> ExitCode {
         Some(Command::Replay(args)) => replay::replay(&args),
         Some(Command::Determinism(args)) => determinism::determinism(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Mutants(args)) => mutants::mutants(&args),
+        Some(Command::Hunt(args)) => mutants::hunt(&args),
         Some(Command::Hashes(args)) => determinism::print_hashes(&args),
         Some(Command::History(args)) => determinism::print_history(&args),
     };
