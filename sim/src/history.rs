@@ -336,6 +336,13 @@ named! {
     }
 }
 
+impl FaultKind {
+    /// Whether it only makes an application slow, and nothing is broken.
+    pub fn is_of_handlers(self) -> bool {
+        matches!(self, FaultKind::ConsumerStall | FaultKind::ConsumerSlow)
+    }
+}
+
 named! {
     /// What happened inside a machine, seen by its disk or by the probe.
     Mark {

@@ -22,6 +22,10 @@ const TOPICS_EVERY_US: u64 = 100_000;
 /// A new peak of a broker's memory is told if it is so many bytes higher.
 const HELD_STEP: u64 = 64 << 10;
 
+/// A broker that is called so often in one instant is called for ever: its
+/// deadline has passed, and what it does about it does not move it.
+const CALLS_IN_AN_INSTANT: u32 = 100_000;
+
 /// Where the log keeps its segments.
 const SEGMENTS: &str = "log/";
 
@@ -48,6 +52,8 @@ struct Seen {
     topics_at: u64,
     /// The most bytes of messages that this life held in memory.
     held: u64,
+    /// The instant of the last look, and how many there were in it.
+    instant: (u64, u32),
 }
 
 struct GroupOffset {
@@ -56,6 +62,15 @@ struct GroupOffset {
     group: GroupId,
     shard: ShardId,
     offset: u64,
+}
+
+impl Seen {
+    fn note_call(&mut self, now_us: u64) {
+        let (instant, calls) = self.instant;
+        let calls = if instant == now_us { calls + 1 } else { 0 };
+        assert!(calls < CALLS_IN_AN_INSTANT, "the broker wants to be called again and again");
+        self.instant = (now_us, calls);
+    }
 }
 
 impl Probe {
@@ -214,6 +229,7 @@ impl Watch for Probe {
         drive: &Drive,
     ) {
         let seen = &mut *self.seen.borrow_mut();
+        seen.note_call(clock::true_now_us());
         let view = broker.view();
         self.disk(drive);
         if !seen.recovered {

@@ -287,7 +287,7 @@ pub struct Facts {
     pub chaos_ended: Option<(u64, EventIndex)>,
     pub quiesced: Option<EventIndex>,
     /// The last time that anything but traffic happened: a fault began or
-    /// ended, a node or a member came or went.
+    /// ended, a node or a member came or went. Handlers may be slow or stall.
     pub disturbed: (u64, EventIndex),
     pub(super) members: Vec<Member>,
     pub(super) nodes: Vec<Node>,
@@ -419,8 +419,7 @@ impl Facts {
     /// Whether nothing but traffic has happened for this long, stalled and
     /// slow handlers aside.
     pub fn calm_for(&self, micros: u64) -> bool {
-        let handlers = [FaultKind::ConsumerStall, FaultKind::ConsumerSlow];
-        self.faults.iter().all(|fault| handlers.contains(&fault.kind))
+        self.faults.iter().all(|fault| fault.kind.is_of_handlers())
             && self.now - self.disturbed.0 >= micros
     }
 

@@ -145,11 +145,15 @@ impl Facts {
                 let (fault, kind, lanes) = (fault.fault, fault.kind, fault.lanes.clone());
                 let before = self.disturbed.0;
                 self.faults.push(ActiveFault { fault, kind, lanes, event, before });
-                self.disturb();
+                if !kind.is_of_handlers() {
+                    self.disturb();
+                }
             }
             EventKind::FaultHealed { fault } => {
-                self.faults.retain(|active| active.fault != *fault);
-                self.disturb();
+                let healed = self.faults.extract_if(.., |active| active.fault == *fault);
+                if !healed.into_iter().all(|active| active.kind.is_of_handlers()) {
+                    self.disturb();
+                }
             }
             EventKind::NodeStarted { life } => {
                 let index = self.index;

@@ -1,16 +1,26 @@
 //! Replies mean what they say: refused is never visible, OK is where it was
-//! asked to be. Unknown may be either.
+//! asked to be. Unknown may be either. And nobody is told that a topic does not
+//! exist when it does (N2).
 
-use super::{Facts, Oracle, Verdict, Violation, facts::Message};
-use crate::history::{Event, EventKind, MessageId, Names, ShardId};
+use std::collections::BTreeMap;
+
+use super::{EventIndex, Facts, Oracle, Verdict, Violation, facts::Message};
+use crate::history::{Event, EventKind, MessageId, Names, ShardId, TopicId};
+
+/// RocketMQ's TOPIC_NOT_EXIST.
+const TOPIC_NOT_EXIST: i32 = 17;
 
 #[derive(Debug, Default)]
-pub struct HonestReplies;
+pub struct HonestReplies {
+    /// When a broker first had the topic.
+    topics: BTreeMap<TopicId, EventIndex>,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Breach {
     RefusedButVisible { message: MessageId, shard: ShardId, offset: u64 },
     StoredElsewhere { message: MessageId, asked: Option<ShardId>, got: ShardId },
+    TopicDenied { message: MessageId, topic: TopicId },
 }
 
 impl Oracle for HonestReplies {
@@ -25,9 +35,18 @@ impl Oracle for HonestReplies {
                 let breach = Breach::RefusedButVisible { message, shard, offset };
                 Err(Violation::new(breach, facts, [refused]))
             }
-            EventKind::SendRefused { op, .. } => {
+            EventKind::TopicSized { topic, .. } => {
+                self.topics.entry(*topic).or_insert(facts.index);
+                Ok(())
+            }
+            EventKind::SendRefused { op, code, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 let Some(message) = facts.message(op.message) else { return Ok(()) };
+                let existed = self.topics.get(&message.topic).filter(|since| **since < op.begun);
+                if let (TOPIC_NOT_EXIST, Some(since)) = (*code, existed) {
+                    let breach = Breach::TopicDenied { message: op.message, topic: message.topic };
+                    return Err(Violation::new(breach, facts, [*since, op.begun]));
+                }
                 let (Some(seen), true) = (message.seen, is_settled(message, 1)) else {
                     return Ok(());
                 };
@@ -63,6 +82,10 @@ impl Breach {
             Breach::RefusedButVisible { message, shard, offset } => {
                 let slot = names.text_of_slot(*shard, *offset);
                 format!("{message} was refused, yet delivered from {slot}")
+            }
+            Breach::TopicDenied { message, topic } => {
+                let topic = names.of_topic(*topic);
+                format!("{message} was refused because there is no topic {topic}, which there is")
             }
             Breach::StoredElsewhere { message, asked, got } => {
                 let got = names.text_of_shard(*got);

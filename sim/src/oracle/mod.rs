@@ -197,8 +197,8 @@ promises! {
         "What is delivered was sent: same message, same bytes, key, tag and shard.",
         "at least once";
     3 honest_replies HonestReplies:
-        "What was refused is never visible; OK names the place that was asked for.",
-        "at least once; L2, L17";
+        "What was refused is never visible; OK names the place that was asked for; what exists is not denied.",
+        "at least once; L2, L17, N2";
     4 slot_agreement SlotAgreement:
         "A queue offset of a shard means one message, for ever.",
         "durability; L3, L9, R5";
@@ -206,8 +206,8 @@ promises! {
         "Every extra copy has a cause, and there are no more copies than causes.",
         "at least once; D1-D3, D6";
     6 producer_order ProducerOrder:
-        "What a producer sent to a shard after an OK comes after it.",
-        "order per shard; R3";
+        "What a producer sent to a shard after an OK comes after it; a key stays in its shard.",
+        "order per shard; R2, R3";
     7 shard_order ShardOrder:
         "A group first sees a shard in log order; an orderly one, one message at a time.",
         "order per shard; R1, R5";
@@ -227,8 +227,8 @@ promises! {
         "A crash takes what the mode allows and nothing else.",
         "durability; L1, L2";
     16 liveness Liveness:
-        "Once healed, everything pending resolves in time.",
-        "testbed; L12, N1, N2";
+        "Once healed, everything pending resolves in time; in calm, who waits is served soon.",
+        "testbed; L12, N1, N2, P1";
     18 backlog_isolation BacklogIsolation:
         "A slow group costs neither the others' latency nor unbounded memory.",
         "flow control; D3, P1";

@@ -1,16 +1,19 @@
 //! Messages of one producer to one shard keep their order: what was sent after
-//! an OK has a higher queue offset, and comes later.
+//! an OK has a higher queue offset, and comes later. Messages of one key stay in
+//! one shard as long as the topic keeps its queues (R2).
 
 use std::collections::BTreeMap;
 
 use super::{EventIndex, Facts, Oracle, Verdict, Violation};
-use crate::history::{Event, EventKind, LaneId, MessageId, Names, ShardId};
+use crate::history::{Event, EventKind, KeyId, LaneId, MessageId, Names, ShardId, TopicId};
 
 #[derive(Debug, Default)]
 pub struct ProducerOrder {
     acked: BTreeMap<(LaneId, ShardId), Vec<Acked>>,
     /// By reader, producer and shard: of what came so far, what was sent last.
     latest: BTreeMap<(usize, LaneId, ShardId), (EventIndex, MessageId)>,
+    /// Where a key was stored first, and which answer said so.
+    keys: BTreeMap<(TopicId, KeyId), (ShardId, EventIndex)>,
 }
 
 /// The highest offset that a producer knew of when it got this answer.
@@ -25,6 +28,7 @@ struct Acked {
 pub enum Breach {
     Stored { shard: ShardId, before: MessageId, at: u64, after: MessageId, after_at: u64 },
     Delivered { shard: ShardId, before: MessageId, after: MessageId },
+    KeyMoved { key: KeyId, message: MessageId, from: ShardId, to: ShardId },
 }
 
 impl Oracle for ProducerOrder {
@@ -33,6 +37,7 @@ impl Oracle for ProducerOrder {
             EventKind::SendOk { op, shard, queue_offset, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 let (shard, offset) = (*shard, *queue_offset);
+                self.check_key(op.message, shard, facts)?;
                 let acked = self.acked.entry((event.lane, shard)).or_default();
                 // Only sends in flight lie between the two: the search is short.
                 let before = acked.iter().rev().find(|acked| acked.event < op.begun);
@@ -73,6 +78,21 @@ impl Oracle for ProducerOrder {
     }
 }
 
+impl ProducerOrder {
+    fn check_key(&mut self, id: MessageId, shard: ShardId, facts: &Facts) -> Verdict {
+        let Some(message) = facts.message(id) else { return Ok(()) };
+        let Some(key) = message.key else { return Ok(()) };
+        let first = self.keys.entry((message.topic, key)).or_insert((shard, facts.index));
+        let has_grown = facts.grown.iter().any(|(_, topic, ..)| *topic == message.topic);
+        if first.0 == shard || has_grown {
+            return Ok(());
+        }
+        let (from, known_by) = *first;
+        let breach = Breach::KeyMoved { key, message: id, from, to: shard };
+        Err(Violation::new(breach, facts, [known_by, message.begun]))
+    }
+}
+
 impl Breach {
     pub fn tell(&self, names: &Names) -> String {
         match self {
@@ -83,6 +103,12 @@ impl Breach {
                      {after_at}, and {before} at {at}"
                 )
             }
+            Breach::KeyMoved { key, message, from, to } => format!(
+                "{message} with key {} was stored in {}, earlier messages of that key in {}",
+                names.of_key(*key),
+                names.text_of_shard(*to),
+                names.text_of_shard(*from)
+            ),
             Breach::Delivered { shard, before, after } => {
                 let shard = names.text_of_shard(*shard);
                 format!(
