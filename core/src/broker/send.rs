@@ -273,6 +273,7 @@ impl<D: Disk> Broker<D> {
             transaction_id: answer.transaction_id.as_deref(),
             region: Some("DefaultRegion"),
             trace_on: Some(true),
+            recall_handle: None,
         }
         .fields();
         self.reply_ok(answer.conn, answer.reply_to, fields);
@@ -300,7 +301,7 @@ fn inspect(properties: Properties<'_>) -> Result<i64, Rejected> {
             property::TAGS => tag = tag_hash(value),
             property::TRAN_MSG if value == "true" => return Err(unsupported("transactional")),
             property::DELAY if value != "0" => return Err(unsupported("delayed")),
-            "TIMER_DELAY_SEC" | "TIMER_DELAY_MS" | "TIMER_DELIVER_MS" => {
+            property::TIMER_DELAY_SEC | property::TIMER_DELAY_MS | property::TIMER_DELIVER_MS => {
                 return Err(unsupported("timed"));
             }
             _ => {}

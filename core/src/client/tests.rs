@@ -123,6 +123,7 @@ impl Tables {
                     transaction_id: None,
                     region: None,
                     trace_on: None,
+                    recall_handle: None,
                 };
                 ok(reply.fields())
             }

@@ -4,11 +4,13 @@
 
 mod batch;
 mod dialect;
+mod group;
 mod heartbeat;
 mod route;
 mod subscription;
 
 pub use batch::{BatchRecord, BatchRecords, put_batch_record};
+pub use group::{RetryPolicy, SubscriptionGroup};
 pub use heartbeat::{
     ConsumeFrom, ConsumeType, ConsumerData, ConsumerIds, HeartbeatData, MessageModel,
 };
@@ -59,6 +61,7 @@ json_body!(
     ClusterInfo = "cluster info",
     TopicList = "list of topics",
     RegisterBody = "registration",
+    SubscriptionGroup = "group configuration",
 );
 
 #[cfg(test)]

@@ -129,6 +129,11 @@ macro_rules! header {
     }};
 }
 
+mod retry;
+pub use retry::{
+    GroupConfigHeader, RecallHeader, RecallReply, ReplayHeader, ReplayReply, SendBackHeader,
+};
+
 fn unusable(key: &str, value: impl fmt::Debug) -> Rejected {
     let mut shown = format!("{value:?}");
     if let Some((cut, _)) = shown.char_indices().nth(64) {
@@ -190,6 +195,8 @@ header!(
         transaction_id: Option<&'a str> = "transactionId",
         region: Option<&'a str> = "MSG_REGION",
         trace_on: Option<bool> = "TRACE_ON",
+        /// A `wire::RecallHandle`, if the message is delayed.
+        recall_handle: Option<&'a str> = "recallHandle",
     }
 );
 

@@ -3,8 +3,10 @@
 pub mod body;
 pub mod frame;
 pub mod header;
+mod recall;
 
 pub use frame::{Encoding, Fields, Frame, FrameError};
+pub use recall::RecallHandle;
 
 /// Request codes.
 pub mod request {
@@ -30,10 +32,15 @@ pub mod request {
     pub const UNREGISTER_BROKER: i32 = 104;
     pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
     pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
+    pub const UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: i32 = 200;
     pub const GET_ALL_TOPIC_LIST_FROM_NAMESERVER: i32 = 206;
     pub const GET_CONSUME_STATS: i32 = 208;
     pub const SEND_MESSAGE_V2: i32 = 310;
     pub const SEND_BATCH_MESSAGE: i32 = 320;
+    pub const GET_SUBSCRIPTIONGROUP_CONFIG: i32 = 352;
+    pub const RECALL_MESSAGE: i32 = 370;
+    /// Stormglass's own: 20 000 and more, within the 16 bits of a binary header.
+    pub const REPLAY_DEAD_LETTERS: i32 = 20_036;
 }
 
 /// Response codes.
@@ -57,6 +64,7 @@ pub mod code {
     pub const SUBSCRIPTION_NOT_LATEST: i32 = 25;
     pub const SUBSCRIPTION_GROUP_NOT_EXIST: i32 = 26;
     pub const INVALID_PARAMETER: i32 = 29;
+    pub const ILLEGAL_OPERATION: i32 = 604;
 }
 
 /// `language` of the header: what Stormglass says of itself.
