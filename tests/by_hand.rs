@@ -242,7 +242,9 @@ impl ByHand {
     }
 
     pub fn commit(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> Option<i32> {
-        let fields = UpdateOffsetHeader { group, topic, queue, commit_offset: offset }.fields();
+        let fields =
+            UpdateOffsetHeader { group, topic, queue, commit_offset: offset, lock_epoch: None }
+                .fields();
         Some(self.ask(request::UPDATE_CONSUMER_OFFSET, fields, Vec::new())?.code)
     }
 
@@ -272,6 +274,9 @@ pub fn send_fields(topic: &str, queue: i32, properties: &str) -> Fields {
         unit_mode: None,
         max_reconsume_times: None,
         batch: None,
+        producer_id: None,
+        producer_epoch: None,
+        sequence: None,
     }
     .fields()
 }

@@ -29,6 +29,10 @@ pub mod sys_flag {
     pub const STORE_HOST_V6: i32 = 0x20;
 }
 
+/// The topic of what a group is to get again, and of what it gave up.
+pub const RETRY_PREFIX: &str = "%RETRY%";
+pub const DLQ_PREFIX: &str = "%DLQ%";
+
 /// Names of message properties.
 pub mod property {
     pub const KEYS: &str = "KEYS";
@@ -48,6 +52,11 @@ pub mod property {
     pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
     pub const TRAN_MSG: &str = "TRAN_MSG";
     pub const PGROUP: &str = "PGROUP";
+    pub const CHECK_IMMUNITY_TIME: &str = "CHECK_IMMUNITY_TIME_IN_SECONDS";
+    pub const TRANSACTION_ID: &str = "__transactionId__";
+    pub const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
+    pub const POP_CK: &str = "POP_CK";
+    pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
 }
 
 const AT_QUEUE: usize = 12;

@@ -281,7 +281,13 @@ fn queue_request(queue: &MessageQueue, what: &QueueAsk) -> (i32, Fields) {
             (request::QUERY_CONSUMER_OFFSET, header.fields())
         }
         QueueAsk::Commit { group, offset } => {
-            let header = UpdateOffsetHeader { group, topic, queue, commit_offset: *offset };
+            let header = UpdateOffsetHeader {
+                group,
+                topic,
+                queue,
+                commit_offset: *offset,
+                lock_epoch: None,
+            };
             (request::UPDATE_CONSUMER_OFFSET, header.fields())
         }
         QueueAsk::Pull { group, offset, max, expression, hold } => {

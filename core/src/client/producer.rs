@@ -182,6 +182,9 @@ impl Producer {
             unit_mode: Some(false),
             max_reconsume_times: None,
             batch: Some(send.outgoing.is_batch),
+            producer_id: None,
+            producer_epoch: None,
+            sequence: None,
         };
         let (fields, body) = (header.short_fields(), send.outgoing.body.clone());
         let request = match send.outgoing.is_batch {

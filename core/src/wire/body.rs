@@ -6,6 +6,7 @@ mod batch;
 mod dialect;
 mod group;
 mod heartbeat;
+mod locks;
 mod route;
 mod subscription;
 
@@ -14,6 +15,7 @@ pub use group::{RetryPolicy, SubscriptionGroup};
 pub use heartbeat::{
     ConsumeFrom, ConsumeType, ConsumerData, ConsumerIds, HeartbeatData, MessageModel,
 };
+pub use locks::{LockQueue, LockReply, LockRequest};
 pub use route::{
     BrokerData, ClusterInfo, QueueData, RegisterBody, TopicConfig, TopicList, TopicRoute, perm,
 };
@@ -62,6 +64,8 @@ json_body!(
     TopicList = "list of topics",
     RegisterBody = "registration",
     SubscriptionGroup = "group configuration",
+    LockRequest = "list of queues to lock",
+    LockReply = "list of locked queues",
 );
 
 #[cfg(test)]

@@ -3,6 +3,16 @@
 
 use std::fmt;
 
+pub use pop::{
+    AckHeader, ChangeInvisibleHeader, ChangeInvisibleReply, PopHeader, PopReply, ReceiptHandle,
+};
+pub use retry::{
+    GroupConfigHeader, RecallHeader, RecallReply, ReplayHeader, ReplayReply, SendBackHeader,
+};
+pub use transaction::{
+    CheckTransactionHeader, EndTransactionHeader, Resolution, ResumeCheckHeader,
+};
+
 use super::frame::{Fields, FieldsBuilder};
 use crate::error::Rejected;
 
@@ -129,10 +139,10 @@ macro_rules! header {
     }};
 }
 
+// Below the macro, which is visible from there on.
+mod pop;
 mod retry;
-pub use retry::{
-    GroupConfigHeader, RecallHeader, RecallReply, ReplayHeader, ReplayReply, SendBackHeader,
-};
+mod transaction;
 
 fn unusable(key: &str, value: impl fmt::Debug) -> Rejected {
     let mut shown = format!("{value:?}");
@@ -160,6 +170,12 @@ header!(
         unit_mode: Option<bool> = "unitMode" | "k",
         max_reconsume_times: Option<i32> = "maxReconsumeTimes" | "l",
         batch: Option<bool> = "batch" | "m",
+        /// Ours, as are the next two: who numbers its sends to this queue, so
+        /// that a repeated one is stored once (D1) and none overtakes (R3).
+        producer_id: Option<u64> = "producerId",
+        producer_epoch: Option<u32> = "producerEpoch",
+        /// Of the (first) message, from 0 in each epoch.
+        sequence: Option<u64> = "sequence",
     }
 );
 
@@ -180,6 +196,9 @@ impl SendHeader<'_> {
         self.unit_mode.write("k", &mut out);
         self.max_reconsume_times.write("l", &mut out);
         self.batch.write("m", &mut out);
+        self.producer_id.write("producerId", &mut out);
+        self.producer_epoch.write("producerEpoch", &mut out);
+        self.sequence.write("sequence", &mut out);
         out.finish()
     }
 }
@@ -261,6 +280,9 @@ header!(
         topic: &'a str = "topic",
         queue: u32 = "queueId",
         commit_offset: i64 = "commitOffset",
+        /// Ours: the epoch of the lock under which the offset was processed;
+        /// an older one than the lock's is refused (R1).
+        lock_epoch: Option<u64> = "lockEpoch",
     }
 );
 
@@ -348,6 +370,9 @@ mod tests {
             unit_mode: Some(false),
             max_reconsume_times: None,
             batch: Some(true),
+            producer_id: Some(u64::MAX),
+            producer_epoch: Some(1),
+            sequence: Some(2),
         };
         assert_eq!(SendHeader::parse(&header.fields()).unwrap(), header);
         assert_eq!(SendHeader::parse(&header.short_fields()).unwrap(), header);

@@ -37,10 +37,16 @@ pub mod request {
     pub const GET_CONSUME_STATS: i32 = 208;
     pub const SEND_MESSAGE_V2: i32 = 310;
     pub const SEND_BATCH_MESSAGE: i32 = 320;
+    pub const RESUME_CHECK_HALF_MESSAGE: i32 = 323;
     pub const GET_SUBSCRIPTIONGROUP_CONFIG: i32 = 352;
     pub const RECALL_MESSAGE: i32 = 370;
     /// Stormglass's own: 20 000 and more, within the 16 bits of a binary header.
     pub const REPLAY_DEAD_LETTERS: i32 = 20_036;
+    // Beyond what a binary header can hold: these come with JSON headers only.
+    pub const POP_MESSAGE: i32 = 200_050;
+    pub const ACK_MESSAGE: i32 = 200_051;
+    pub const CHANGE_MESSAGE_INVISIBLE_TIME: i32 = 200_053;
+    pub const BATCH_ACK_MESSAGE: i32 = 200_151;
 }
 
 /// Response codes.
@@ -64,6 +70,10 @@ pub mod code {
     pub const SUBSCRIPTION_NOT_LATEST: i32 = 25;
     pub const SUBSCRIPTION_GROUP_NOT_EXIST: i32 = 26;
     pub const INVALID_PARAMETER: i32 = 29;
+    /// What was to be acknowledged, or its lease, is gone.
+    pub const NO_MESSAGE: i32 = 208;
+    pub const POLLING_FULL: i32 = 209;
+    pub const POLLING_TIMEOUT: i32 = 210;
     pub const ILLEGAL_OPERATION: i32 = 604;
 }
 

@@ -393,6 +393,7 @@ pub(super) fn update_offset(group: &str, queue: &MessageQueue, offset: i64) -> F
         topic: &queue.topic,
         queue: queue.queue,
         commit_offset: offset,
+        lock_epoch: None,
     };
     header.fields()
 }

@@ -209,6 +209,9 @@ fn template(load: &Load, queue: u32) -> Template {
         unit_mode: Some(false),
         max_reconsume_times: None,
         batch: Some(load.batch > 1),
+        producer_id: None,
+        producer_epoch: None,
+        sequence: None,
     };
     // Bytes that do not compress to nothing.
     let body: Vec<u8> = (0..load.size).map(|n| tag_hash(&n.to_string()) as u8).collect();
