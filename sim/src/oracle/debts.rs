@@ -3,7 +3,7 @@
 
 use super::{
     Facts,
-    facts::{Message, Place, Reader},
+    facts::{Answer, Delivery, Message, Place, Reader},
 };
 use crate::history::{From, MessageId, Mode, Pace, ShardId, TagId, TopicId};
 
@@ -109,6 +109,17 @@ impl Facts {
     pub fn is_able(&self, reader: &Reader) -> bool {
         let mut living = self.living(reader).peekable();
         living.peek().is_some() && living.all(|member| member.paced != Some(Pace::Stalled))
+    }
+
+    /// Whether nobody of the reader works on anything.
+    pub fn is_idle(&self, reader: &Reader) -> bool {
+        let is_in_hand = |delivery: &Delivery| {
+            let member = self.member(delivery.member);
+            let here = member.alive && member.begun < delivery.event;
+            here && delivery.answer == Answer::Open && reader.members.contains(&delivery.member)
+        };
+        self.living(reader).all(|member| !member.is_paced())
+            && !self.deliveries.iter().flatten().any(is_in_hand)
     }
 
     /// Whether power loss under async flush excuses that this is gone.

@@ -1,24 +1,26 @@
 //! Once the chaos is over, everything pending resolves within the settle time;
-//! and where nothing was wrong for a while, a reader that waits for the next
-//! message has it soon after it was stored.
+//! and where nothing was wrong for a while, sends succeed, and a reader that
+//! waits for the next message has it soon after it was stored.
 
 use std::collections::BTreeMap;
 
 use super::{
     Facts, Oracle, Verdict, Violation,
-    debts::Standing,
+    debts::{Debt, Standing},
     facts::{Answer, Place},
 };
 use crate::history::{
     DeliveryId, Event, EventKind, GroupId, LaneId, MemberId, MessageId, Names, OpId, ShardId, Stop,
 };
 
-/// How long it must have been calm when a message is sent: by then links that
-/// broke without a word are known to be broken.
+/// How long it must have been calm before waiting counts: by then links that
+/// broke without a word are known to be broken, and members shared out anew.
 const CALM_MICROS: u64 = 20_000_000;
 /// A waiting reader has the message by then. Far below the time for which an
 /// empty pull is held: that one must be woken, not run out.
 const SOON_MICROS: u64 = 5_000_000;
+/// Every group that does not work on something else has it by then.
+const LATE_MICROS: u64 = 15_000_000;
 
 #[derive(Debug, Default)]
 pub struct Liveness {
@@ -48,6 +50,11 @@ pub enum Breach {
         offset: u64,
         after_micros: u64,
     },
+    /// All was well, and still it was refused, or never answered.
+    FailedInCalm {
+        op: OpId,
+        message: MessageId,
+    },
     /// The group is alive, and this still waits for it.
     StillWaiting {
         group: GroupId,
@@ -61,9 +68,12 @@ pub enum Breach {
 impl Oracle for Liveness {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
         match &event.kind {
-            EventKind::SendOk { op, .. }
-            | EventKind::SendRefused { op, .. }
-            | EventKind::SendUnknown { op, .. } => answered(*op, event.at, facts),
+            EventKind::SendOk { op, .. } => answered(*op, event.at, facts),
+            EventKind::SendRefused { op, .. } | EventKind::SendUnknown { op, .. } => {
+                failed(*op, facts)?;
+                answered(*op, event.at, facts)
+            }
+            EventKind::ChaosEnded => overdue(facts),
             EventKind::Acked { delivery } => {
                 if let Some(acked) = facts.delivery(*delivery) {
                     self.acked.insert((acked.member, acked.shard), event.at);
@@ -122,6 +132,35 @@ fn answered(id: OpId, at: u64, facts: &Facts) -> Verdict {
     Err(Violation::new(breach, facts, [op.begun]))
 }
 
+fn failed(id: OpId, facts: &Facts) -> Verdict {
+    let Some(op) = facts.op(id) else { return Ok(()) };
+    if !facts.calm_for(facts.now - op.begun_at + CALM_MICROS) {
+        return Ok(());
+    }
+    let breach = Breach::FailedInCalm { op: id, message: op.message };
+    Err(Violation::new(breach, facts, [op.begun]))
+}
+
+/// After a long calm, looks for what a group with nothing in hand never got.
+fn overdue(facts: &Facts) -> Verdict {
+    if !facts.calm_for(CALM_MICROS + LATE_MICROS) {
+        return Ok(());
+    }
+    let calm_since = facts.disturbed.0 + CALM_MICROS;
+    let is_overdue = |debt: &Debt<'_>| {
+        let sent = facts.message(debt.message).map_or(0, |message| message.begun_at);
+        debt.standing == Standing::Ahead
+            && sent >= calm_since
+            && facts.now - debt.place.at > LATE_MICROS
+            && facts.is_idle(debt.reader)
+    };
+    let Some(debt) = facts.debts().find(is_overdue) else { return Ok(()) };
+    let (group, message) = (debt.reader.group, debt.message);
+    let (shard, offset) = (debt.place.shard, debt.place.offset);
+    let breach = Breach::StillWaiting { group, message, shard, offset };
+    Err(Violation::new(breach, facts, [debt.place.event]))
+}
+
 impl Liveness {
     fn delivered(
         &self,
@@ -137,9 +176,8 @@ impl Liveness {
             return Ok(());
         };
         let after_micros = facts.now - stored;
-        if after_micros <= SOON_MICROS
-            || !facts.calm_for(facts.now - message.begun_at + CALM_MICROS)
-        {
+        let calm_since = stored.max(facts.disturbed.0 + CALM_MICROS);
+        if !facts.calm_for(CALM_MICROS) || facts.now.saturating_sub(calm_since) <= SOON_MICROS {
             return Ok(());
         }
         // It waits if all that it got from the shard was done when this was sent.
@@ -164,6 +202,9 @@ impl Breach {
                 let (op, millis) = (op.number(), after_micros / 1000);
                 format!("send #{op} of {message} took {millis} ms, with no fault in its way")
             }
+            Breach::FailedInCalm { op, message } => {
+                format!("send #{} of {message} failed, with no fault in its way", op.number())
+            }
             Breach::NeverAnswered { op, message } => {
                 format!("send #{} of {message} was never answered", op.number())
             }
@@ -182,7 +223,7 @@ impl Breach {
             Breach::StillWaiting { group, message, shard, offset } => {
                 let group = names.of_group(*group);
                 let slot = names.text_of_slot(*shard, *offset);
-                format!("the settle time is over, and {message} at {slot} still waits for {group}")
+                format!("{message} at {slot} still waits for {group}, which has had all the time")
             }
             Breach::NeverAtRest => {
                 "the settle time is over, and the run has not come to rest".to_owned()

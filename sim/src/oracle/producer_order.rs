@@ -1,10 +1,11 @@
 //! Messages of one producer to one shard keep their order: what was sent after
-//! an OK has a higher queue offset, and comes later. Messages of one key stay in
-//! one shard as long as the topic keeps its queues (R2).
+//! an OK has a higher queue offset, and comes later. Messages with a key keep it
+//! even if several are under way (R3), and those of one key stay in one shard as
+//! long as the topic keeps its queues (R2).
 
 use std::collections::BTreeMap;
 
-use super::{EventIndex, Facts, Oracle, Verdict, Violation};
+use super::{EventIndex, Facts, Oracle, Verdict, Violation, facts::Op};
 use crate::history::{Event, EventKind, KeyId, LaneId, MessageId, Names, ShardId, TopicId};
 
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub struct ProducerOrder {
     latest: BTreeMap<(usize, LaneId, ShardId), (EventIndex, MessageId)>,
     /// Where a key was stored first, and which answer said so.
     keys: BTreeMap<(TopicId, KeyId), (ShardId, EventIndex)>,
+    /// With keys: the offsets of what was answered OK, in the order of sending.
+    keyed: BTreeMap<(LaneId, ShardId), BTreeMap<EventIndex, (u64, MessageId)>>,
 }
 
 /// The highest offset that a producer knew of when it got this answer.
@@ -38,6 +41,7 @@ impl Oracle for ProducerOrder {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 let (shard, offset) = (*shard, *queue_offset);
                 self.check_key(op.message, shard, facts)?;
+                self.check_keyed(event.lane, op, (shard, offset), facts)?;
                 let acked = self.acked.entry((event.lane, shard)).or_default();
                 // Only sends in flight lie between the two: the search is short.
                 let before = acked.iter().rev().find(|acked| acked.event < op.begun);
@@ -93,13 +97,40 @@ impl ProducerOrder {
     }
 }
 
+impl ProducerOrder {
+    fn check_keyed(
+        &mut self,
+        lane: LaneId,
+        op: &Op,
+        (shard, offset): (ShardId, u64),
+        facts: &Facts,
+    ) -> Verdict {
+        if facts.message(op.message).is_none_or(|message| message.key.is_none()) {
+            return Ok(());
+        }
+        let keyed = self.keyed.entry((lane, shard)).or_default();
+        keyed.insert(op.begun, (offset, op.message));
+        let mut around = keyed.range(..op.begun).next_back().into_iter().collect::<Vec<_>>();
+        around.extend(keyed.range(op.begun..).take(2));
+        for pair in around.windows(2) {
+            let [(begun, (at, before)), (later, (after_at, after))] = [pair[0], pair[1]];
+            if at > after_at {
+                let (before, at, after, after_at) = (*before, *at, *after, *after_at);
+                let breach = Breach::Stored { shard, before, at, after, after_at };
+                return Err(Violation::new(breach, facts, [*begun, *later]));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Breach {
     pub fn tell(&self, names: &Names) -> String {
         match self {
             Breach::Stored { shard, before, at, after, after_at } => {
                 let shard = names.text_of_shard(*shard);
                 format!(
-                    "{after} was sent after {before} was answered OK, but in {shard} it is at \
+                    "{after} had to come after {before}, but in {shard} it is at \
                      {after_at}, and {before} at {at}"
                 )
             }
