@@ -10,7 +10,8 @@ pub use retry::{
     GroupConfigHeader, RecallHeader, RecallReply, ReplayHeader, ReplayReply, SendBackHeader,
 };
 pub use transaction::{
-    CheckTransactionHeader, EndTransactionHeader, Resolution, ResumeCheckHeader,
+    CheckReceipt, CheckTransactionHeader, EndTransactionHeader, HalfHeader, ListHalvesHeader,
+    Resolution, ResumeCheckHeader,
 };
 
 use super::frame::{Fields, FieldsBuilder};
@@ -376,6 +377,27 @@ mod tests {
         };
         assert_eq!(SendHeader::parse(&header.fields()).unwrap(), header);
         assert_eq!(SendHeader::parse(&header.short_fields()).unwrap(), header);
+    }
+
+    #[test]
+    fn a_resolution_travels_as_its_number() {
+        let header = EndTransactionHeader {
+            producer_group: "p",
+            topic: Some("orders"),
+            half_offset: 3,
+            position: 4096,
+            resolution: Resolution::Rollback,
+            from_check: Some(true),
+            message_id: "0A000001",
+            transaction_id: None,
+            broker_name: None,
+        };
+        let fields = header.fields();
+        assert_eq!(fields.get("commitOrRollback"), Some("12"));
+        assert_eq!(EndTransactionHeader::parse(&fields).unwrap(), header);
+        let fields = Fields::builder().put("commitOrRollback", 7).finish();
+        let refused = EndTransactionHeader::parse(&fields).unwrap_err();
+        assert_eq!(refused.remark, "the field commitOrRollback has the unusable value \"7\"");
     }
 
     #[test]

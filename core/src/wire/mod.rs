@@ -42,6 +42,9 @@ pub mod request {
     pub const RECALL_MESSAGE: i32 = 370;
     /// Stormglass's own: 20 000 and more, within the 16 bits of a binary header.
     pub const REPLAY_DEAD_LETTERS: i32 = 20_036;
+    pub const LIST_HALVES: i32 = 20_037;
+    pub const SHOW_HALF: i32 = 20_038;
+    pub const SETTLE_HALF: i32 = 20_039;
     // Beyond what a binary header can hold: these come with JSON headers only.
     pub const POP_MESSAGE: i32 = 200_050;
     pub const ACK_MESSAGE: i32 = 200_051;

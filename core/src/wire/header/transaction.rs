@@ -61,6 +61,18 @@ header!(
         transaction_id: Option<&'a str> = "transactionId",
         offset_message_id: Option<&'a str> = "offsetMsgId",
         broker_name: Option<&'a str> = "bname",
+        /// Ours: the broker would like a [`CheckReceipt`] at once. Plain clients
+        /// ignore it.
+        acknowledge: Option<bool> = "acknowledge",
+    }
+);
+
+header!(
+    /// Ours: a response to 39 with its opaque and code 0, sent as soon as the
+    /// check has arrived (T13). What became of the transaction follows in a 37.
+    CheckReceipt {
+        half_offset: i64 = "tranStateTableOffset",
+        position: i64 = "commitLogOffset",
     }
 );
 
@@ -69,5 +81,30 @@ header!(
     ResumeCheckHeader<'a> {
         topic: Option<&'a str> = "topic",
         message_id: &'a str = "msgId",
+    }
+);
+
+header!(
+    /// Ours, 20037: undecided half messages, oldest first.
+    ListHalvesHeader<'a> {
+        /// Only those of this producer group.
+        producer_group: Option<&'a str> = "producerGroup",
+        /// Only those that were checked too often.
+        parked: Option<bool> = "parked",
+        /// Only those behind this position: where the last list ended.
+        after: Option<i64> = "after",
+        /// At most so many, 1 to 1000.
+        limit: u32 = "limit",
+    }
+);
+
+header!(
+    /// Ours, 20038: one half message and what became of it; 20039: it is settled
+    /// as an operator says.
+    HalfHeader<'a> {
+        /// Its offset message id.
+        message_id: &'a str = "msgId",
+        /// In 20039, and not `Unknown`.
+        resolution: Option<Resolution> = "commitOrRollback",
     }
 );
