@@ -8,6 +8,7 @@
 pub mod error;
 pub mod ids;
 pub mod message;
+pub mod pointer;
 pub mod rng;
 pub mod runtime;
 pub mod time;

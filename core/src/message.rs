@@ -1,9 +1,14 @@
 //! A message as bytes: the layout that RocketMQ stores and that travels in pull
 //! answers, so that a stored record is served as it lies (fact sheet, section 6).
 
+mod peek;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
+
+pub(crate) use peek::Edit;
+pub use peek::{Peek, set_position};
 
 use crate::ids::Position;
 
@@ -58,11 +63,6 @@ pub mod property {
     pub const POP_CK: &str = "POP_CK";
     pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
 }
-
-const AT_QUEUE: usize = 12;
-const AT_QUEUE_OFFSET: usize = 20;
-const AT_POSITION: usize = 28;
-const AT_STORE_WALL_V4: usize = 56;
 
 /// Everything a record says; what a broker fills in before it appends, and what
 /// a client gets when it parses.
@@ -229,65 +229,6 @@ impl Record {
         }
         Ok(records)
     }
-}
-
-/// Cheap look at single fields of an encoded record, for those who have already
-/// verified its bytes.
-#[derive(Clone, Copy)]
-pub struct Peek<'a>(pub &'a [u8]);
-
-impl<'a> Peek<'a> {
-    pub fn queue(self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.0.get(AT_QUEUE..AT_QUEUE + 4)?.try_into().ok()?))
-    }
-
-    pub fn queue_offset(self) -> Option<u64> {
-        Some(u64::from_be_bytes(self.0.get(AT_QUEUE_OFFSET..AT_QUEUE_OFFSET + 8)?.try_into().ok()?))
-    }
-
-    pub fn position(self) -> Option<Position> {
-        let bytes = self.0.get(AT_POSITION..AT_POSITION + 8)?;
-        Some(Position(u64::from_be_bytes(bytes.try_into().ok()?)))
-    }
-
-    /// Milliseconds since the epoch on the broker's clock.
-    pub fn store_wall(self) -> Option<i64> {
-        let flag = i32::from_be_bytes(self.0.get(36..40)?.try_into().ok()?);
-        let at = AT_STORE_WALL_V4 + if flag & sys_flag::BORN_HOST_V6 != 0 { 12 } else { 0 };
-        Some(i64::from_be_bytes(self.0.get(at..at + 8)?.try_into().ok()?))
-    }
-
-    /// The topic, without reading the body.
-    pub fn topic(self) -> Option<&'a str> {
-        let (start, len) = self.topic_range()?;
-        std::str::from_utf8(self.0.get(start..start + len)?).ok()
-    }
-
-    pub fn properties(self) -> Option<Properties<'a>> {
-        let (start, len) = self.topic_range()?;
-        Some(Properties(self.0.get(start + len + 2..)?))
-    }
-
-    fn topic_range(self) -> Option<(usize, usize)> {
-        let magic = u32::from_be_bytes(self.0.get(4..8)?.try_into().ok()?);
-        let flag = i32::from_be_bytes(self.0.get(36..40)?.try_into().ok()?);
-        let v6 = |bit| if flag & bit != 0 { 12 } else { 0 };
-        let body_at = 84 + v6(sys_flag::BORN_HOST_V6) + v6(sys_flag::STORE_HOST_V6);
-        let body_len = u32::from_be_bytes(self.0.get(body_at..body_at + 4)?.try_into().ok()?);
-        let at = body_at + 4 + body_len as usize;
-        if magic == MAGIC_V1 {
-            Some((at + 1, usize::from(*self.0.get(at)?)))
-        } else {
-            let len = u16::from_be_bytes(self.0.get(at..at + 2)?.try_into().ok()?);
-            Some((at + 2, usize::from(len)))
-        }
-    }
-}
-
-/// Writes the record's final place into its bytes, just before it is
-/// checksummed and appended.
-pub fn set_position(record: &mut [u8], position: Position) {
-    record[AT_POSITION..AT_POSITION + 8].copy_from_slice(&position.0.to_be_bytes());
 }
 
 /// Message properties in their encoded form. Tolerates a missing final

@@ -4,35 +4,22 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Broker, Output, Phase, command::Command, config::limit, send::SendAnswer, state::Dispatch,
+    Broker, Output, Phase,
+    command::Command,
+    config::limit,
+    propose::{Answer, Proposal, Proposed},
+    state::Dispatch,
 };
 use crate::{
     error::{Rejected, StoreError},
     ids::{ConnId, Name, Position},
     log::{Base, Kind, Place},
-    replication::{ASYNC_WINDOW, Needs},
+    pointer::{Held, Pointer},
+    replication::ASYNC_WINDOW,
     runtime::Disk,
     time::Now,
-    wire::{Fields, Frame, code, frame::ReplyTo},
+    wire::{Frame, code},
 };
-
-/// An entry of this process that is not yet applied.
-pub(super) struct Proposed {
-    place: Place,
-    what: Proposal,
-}
-
-enum Proposal {
-    /// The next so many of `Broker::dispatches`.
-    Messages {
-        count: u32,
-        answer: Option<SendAnswer>,
-    },
-    Command {
-        command: Command,
-        answer: Option<(ConnId, ReplyTo)>,
-    },
-}
 
 /// What a waiting request needs before it can be handled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,67 +51,6 @@ impl Awaiting {
 }
 
 impl<D: Disk> Broker<D> {
-    /// Appends the messages in `self.draft`; `self.dispatches` got their entries
-    /// from the caller, up to the positions that are filled in here.
-    pub(super) fn propose_messages(
-        &mut self,
-        count: u32,
-        mut answer: Option<SendAnswer>,
-    ) -> Result<(), StoreError> {
-        let first = self.dispatches.len() - count as usize;
-        let dispatches = &mut self.dispatches;
-        let place = self.replica.propose(&mut self.draft, Needs::Flush, |part, position| {
-            dispatches[first + part].entry.position = position;
-        })?;
-        if let Some(answer) = &mut answer {
-            answer.placed(self.dispatches.range(first..).map(|dispatch| dispatch.entry.position));
-        }
-        self.counters.appended += u64::from(count);
-        self.proposed.push_back(Proposed { place, what: Proposal::Messages { count, answer } });
-        Ok(())
-    }
-
-    pub(super) fn propose_command(
-        &mut self,
-        command: Command,
-        answer: Option<(ConnId, ReplyTo)>,
-    ) -> Result<Place, StoreError> {
-        self.draft.clear(Kind::Command);
-        self.draft.part(|out| command.encode(out));
-        let needs = match command {
-            Command::Offsets(_) => Needs::Flush,
-            _ => Needs::Durable,
-        };
-        let place = self.replica.propose(&mut self.draft, needs, |_, _| {})?;
-        self.proposed.push_back(Proposed { place, what: Proposal::Command { command, answer } });
-        Ok(place)
-    }
-
-    /// Proposes a command for a client; a refusal is told, a broken store ends
-    /// the broker.
-    pub(super) fn propose_for(
-        &mut self,
-        conn: ConnId,
-        reply_to: ReplyTo,
-        command: Command,
-    ) -> Result<(), Rejected> {
-        match self.propose_command(command, Some((conn, reply_to))) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.refused_or_failed(error)),
-        }
-    }
-
-    /// What to tell a client of an append that did not happen. A store that
-    /// broke ends the broker, and then the answer never leaves.
-    pub(super) fn refused_or_failed(&mut self, error: StoreError) -> Rejected {
-        if let Some(rejected) = super::refusal(&error) {
-            return rejected;
-        }
-        let rejected = Rejected::new(code::SERVICE_NOT_AVAILABLE, error.to_string());
-        self.fail(error);
-        rejected
-    }
-
     /// Keeps a request until what it needs exists, and sees to its creation.
     pub(super) fn await_creation(
         &mut self,
@@ -137,7 +63,7 @@ impl<D: Disk> Broker<D> {
             return Err(Rejected::new(code::SYSTEM_BUSY, "[OVERLOAD] too many new topics at once"));
         }
         if !self.awaiting.requests.contains_key(&needed)
-            && let Err(error) = self.propose_command(create, None)
+            && let Err(error) = self.propose_command(create, Answer::Nothing)
         {
             return Err(self.refused_or_failed(error));
         }
@@ -166,24 +92,40 @@ impl<D: Disk> Broker<D> {
 
     fn apply_proposed(&mut self, now: Now, proposed: Proposed) -> Result<(), StoreError> {
         self.applied_to(proposed.place);
-        match proposed.what {
+        let answer = match proposed.what {
             Proposal::Messages { count, answer } => {
                 for _ in 0..count {
-                    let dispatch = self.dispatches.pop_front().expect("one for each message");
-                    self.apply_dispatch(dispatch)?;
+                    self.apply_next_dispatch()?;
                 }
-                if let Some(answer) = answer {
-                    self.answer_send(answer);
+                answer
+            }
+            Proposal::Held { held, answer } => {
+                self.state.apply_held(&held);
+                answer
+            }
+            Proposal::Pointers { settles, answer } => {
+                for settles in settles {
+                    self.apply_next_dispatch()?;
+                    self.state.settle(&settles);
                 }
+                answer
             }
             Proposal::Command { command, answer } => {
                 self.apply_command(now, &command);
-                if let Some((conn, reply_to)) = answer {
-                    self.reply_ok(conn, reply_to, Fields::default());
-                }
+                answer
             }
+        };
+        match answer {
+            Answer::Nothing => {}
+            Answer::Send(answer) => self.answer_send(*answer),
+            Answer::Packet(conn, packet) => self.outputs.push_back(Output::Send { conn, packet }),
         }
         Ok(())
+    }
+
+    fn apply_next_dispatch(&mut self) -> Result<(), StoreError> {
+        let dispatch = self.dispatches.pop_front().expect("one for each message");
+        self.apply_dispatch(dispatch)
     }
 
     /// Applies the next entry that an earlier process left in the log; false if
@@ -193,18 +135,30 @@ impl<D: Disk> Broker<D> {
         if entry.place.end > committed {
             return Ok(false);
         }
-        for (position, bytes) in &entry.parts {
-            match entry.kind {
-                Kind::Messages => {
+        match entry.kind {
+            Kind::Messages => {
+                for (position, bytes) in &entry.parts {
                     let dispatch = self.state.dispatch(bytes, *position)?;
                     self.apply_dispatch(dispatch)?;
                 }
-                Kind::Command => {
+            }
+            Kind::Held => self.state.apply_held(&Held::of_parts(entry.place.start, &entry.parts)?),
+            Kind::Pointers => {
+                for (position, bytes) in &entry.parts {
+                    let pointer = Pointer::decode(bytes, *position)?;
+                    let size = bytes.len() as u32;
+                    let dispatch = self.state.dispatch_pointer(&pointer, *position, size)?;
+                    self.apply_dispatch(dispatch)?;
+                    self.state.settle(&pointer.settles);
+                }
+            }
+            Kind::Command => {
+                for (position, bytes) in &entry.parts {
                     let command = Command::decode(bytes, *position)?;
                     self.state.apply_command(&command);
                 }
-                Kind::Mark => {}
             }
+            Kind::Mark => {}
         }
         self.applied_to(entry.place);
         Ok(true)
@@ -252,10 +206,10 @@ impl<D: Disk> Broker<D> {
         self.state.expire(disk, start)?;
         self.phase = Phase::Starting;
         if self.state.was_async() && !self.replica.was_clean() {
-            self.propose_command(Command::Jumped { by: ASYNC_WINDOW }, None)?;
+            self.propose_command(Command::Jumped { by: ASYNC_WINDOW }, Answer::Nothing)?;
         }
         let started = Command::Started { async_flush: self.is_async(), wall: now.wall };
-        self.propose_command(started, None)?;
+        self.propose_command(started, Answer::Nothing)?;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
+    replication::Needs,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,18 @@ pub enum Command {
 const VERSION: u8 = 1;
 
 impl Command {
+    /// What has to be so before it counts. What later lives rely on must not
+    /// be lost with the power in any mode.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Command::Offsets(_) => Needs::Flush,
+            Command::Started { .. }
+            | Command::Jumped { .. }
+            | Command::Topic(_)
+            | Command::Group(_) => Needs::Durable,
+        }
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
         let body = postcard::to_allocvec(self).expect("commands have no unencodable parts");

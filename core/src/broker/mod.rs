@@ -10,6 +10,7 @@ mod apply;
 mod command;
 mod members;
 mod offsets;
+mod propose;
 mod pull;
 mod register;
 mod retention;
@@ -17,6 +18,7 @@ mod send;
 mod session;
 mod snapshot;
 mod state;
+mod stored;
 mod topics;
 mod view;
 
@@ -29,8 +31,9 @@ use std::{
 use bytes::Bytes;
 
 use self::{
-    apply::{Awaiting, Proposed},
+    apply::Awaiting,
     members::Members,
+    propose::Proposed,
     pull::Parked,
     register::Registration,
     retention::Retention,

@@ -6,6 +6,7 @@ use super::{
     apply::Needed,
     command::{Command, OffsetCommit},
     config::limit,
+    propose::Answer,
 };
 use crate::{
     error::{Rejected, StoreError},
@@ -62,7 +63,7 @@ impl<D: Disk> Broker<D> {
                 offset,
             })
             .collect();
-        match self.propose_command(Command::Offsets(commits), None) {
+        match self.propose_command(Command::Offsets(commits), Answer::Nothing) {
             // Redelivery is the price of a full disk here; nothing was promised.
             Ok(_) | Err(StoreError::Full | StoreError::TooLarge { .. }) => Ok(()),
             Err(error) => Err(error),

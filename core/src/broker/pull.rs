@@ -10,6 +10,7 @@ use crate::{
     error::{Corrupt, Rejected, StoreError},
     ids::ConnId,
     message::Peek,
+    pointer::{Appearance, Pointer},
     queue::QueueEntry,
     runtime::Disk,
     time::{Now, Time},
@@ -113,6 +114,22 @@ impl Parked {
     }
 }
 
+/// Messages for an answer, in slices of the log where they lie as they are.
+#[derive(Default)]
+pub(super) struct Found {
+    pub slices: Vec<Bytes>,
+    pub count: usize,
+    pub bytes: usize,
+}
+
+impl Found {
+    fn push<const N: usize>(&mut self, message: [Bytes; N]) {
+        self.count += 1;
+        self.bytes += message.iter().map(Bytes::len).sum::<usize>();
+        self.slices.extend(message);
+    }
+}
+
 /// What a try of a pull came to.
 enum Tried {
     Answered,
@@ -207,8 +224,7 @@ impl<D: Disk> Broker<D> {
     /// some, or if looking took long enough.
     fn try_pull(&mut self, mut pull: Pull) -> Tried {
         let mut entries = std::mem::take(&mut self.scratch.entries);
-        let mut found = Vec::new();
-        let mut bytes = 0;
+        let mut found = Found::default();
         let mut scanned = 0;
         let end = self.state.queue(pull.to).index.max();
         let failed = loop {
@@ -229,7 +245,7 @@ impl<D: Disk> Broker<D> {
                 break None;
             }
             scanned += entries.len();
-            match self.collect(&mut pull, &entries, &mut found, &mut bytes) {
+            match self.collect(&mut pull, &entries, &mut found) {
                 Ok(true) => break None,
                 Ok(false) => {}
                 Err(error) => break Some(error),
@@ -237,9 +253,9 @@ impl<D: Disk> Broker<D> {
         };
         self.scratch.entries = entries;
         let Pull { conn, reply_to, to, offset, .. } = pull;
-        if !found.is_empty() {
-            self.counters.served += found.len() as u64;
-            self.answer_pull(conn, reply_to, to, code::SUCCESS, "FOUND", offset, found);
+        if found.count > 0 {
+            self.counters.served += found.count as u64;
+            self.answer_pull(conn, reply_to, to, code::SUCCESS, "FOUND", offset, found.slices);
         } else if let Some(error) = failed {
             self.counters.corrupt_reads += 1;
             tracing::error!(%error, "a stored message cannot be served");
@@ -259,36 +275,62 @@ impl<D: Disk> Broker<D> {
         &mut self,
         pull: &mut Pull,
         entries: &[(u64, QueueEntry)],
-        found: &mut Vec<Bytes>,
-        bytes: &mut usize,
+        found: &mut Found,
     ) -> Result<bool, StoreError> {
         for (offset, entry) in entries {
             if !pull.filter.matches_hash(entry.tag) {
                 pull.offset = offset + 1;
                 continue;
             }
-            let size = entry.size as usize;
-            if found.len() == pull.max_messages
-                || (!found.is_empty() && *bytes + size > pull.max_bytes)
+            if found.count == pull.max_messages
+                || (found.count > 0 && found.bytes + entry.size as usize > pull.max_bytes)
             {
                 return Ok(true);
             }
-            let (log, disk) = self.replica.parts();
-            let record = log.read(disk, entry.position, entry.size)?;
-            // The index is derived: what it points to must say the same.
-            let peek = Peek(&record);
-            if (peek.queue(), peek.queue_offset()) != (Some(pull.to.queue), Some(*offset)) {
-                return Err(StoreError::Corrupt(Corrupt {
-                    file: "queue".into(),
-                    position: Some(entry.position),
-                    what: format!("offset {offset} points to another message"),
-                }));
-            }
-            *bytes += size;
-            found.push(record);
+            self.read_message(pull.to, *offset, *entry, found)?;
             pull.offset = offset + 1;
         }
-        Ok(found.len() >= pull.max_messages)
+        Ok(found.count >= pull.max_messages)
+    }
+
+    /// Adds the message that a queue's entry stands for: a record as it lies,
+    /// or what a pointer makes of one. Of a message that retention took from
+    /// under its pointer nothing is added.
+    pub(super) fn read_message(
+        &mut self,
+        queue: QueueKey,
+        offset: u64,
+        entry: QueueEntry,
+        found: &mut Found,
+    ) -> Result<(), StoreError> {
+        let (log, disk) = self.replica.parts();
+        let part = log.read(disk, entry.position, entry.size)?;
+        // The index is derived: what it points to must say the same.
+        let corrupt = |what: String| {
+            let position = Some(entry.position);
+            StoreError::Corrupt(Corrupt { file: "queue".into(), position, what })
+        };
+        let other = || corrupt(format!("offset {offset} points to another message"));
+        if !Pointer::is_one(&part) {
+            let peek = Peek(&part);
+            if (peek.queue(), peek.queue_offset()) != (Some(queue.queue), Some(offset)) {
+                return Err(other());
+            }
+            found.push([part]);
+            return Ok(());
+        }
+        let pointer = Pointer::decode(&part, entry.position)?;
+        let Appearance { origin, size, queue: number, .. } = pointer.shows;
+        if (number, pointer.queue_offset) != (queue.queue, offset) {
+            return Err(other());
+        }
+        if origin < log.start() {
+            return Ok(());
+        }
+        let record = log.read(disk, origin, size)?;
+        let slices = pointer.present(entry.position, &record);
+        found.push(slices.map_err(|error| corrupt(error.to_string()))?);
+        Ok(())
     }
 
     /// Tries the held pulls of queues that got messages.

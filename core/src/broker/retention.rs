@@ -9,6 +9,7 @@ use crate::{
     ids::Position,
     log::Kind,
     message::Peek,
+    pointer::Pointer,
     runtime::Disk,
     time::{Now, Time},
 };
@@ -86,8 +87,14 @@ impl<D: Disk> Broker<D> {
         // read a whole segment.
         for _ in 0..256 {
             let Some(entry) = self.replica.entry_at(at)? else { break };
-            if entry.kind == Kind::Messages {
-                return Ok(entry.parts.first().and_then(|(_, bytes)| Peek(bytes).store_wall()));
+            if let Some((position, part)) = entry.parts.first() {
+                match entry.kind {
+                    Kind::Messages | Kind::Held => return Ok(Peek(part).store_wall()),
+                    Kind::Pointers => {
+                        return Ok(Some(Pointer::decode(part, *position)?.store_wall));
+                    }
+                    Kind::Command | Kind::Mark => {}
+                }
             }
             at = entry.place.end;
         }

@@ -5,6 +5,7 @@ use super::{
     apply::Needed,
     command::{Command, TopicConfig},
     config::limit,
+    propose::Answer,
     state::{DEFAULT_TOPIC, Dispatch, QueueKey, RETRY_PREFIX},
 };
 use crate::{
@@ -206,14 +207,18 @@ impl<D: Disk> Broker<D> {
         let first = self.dispatches.len() - count as usize;
         let first_offset = self.state.queue(to).next;
         let unique = Properties(header.properties.unwrap_or_default().as_bytes());
-        let answer = (!frame.is_one_way()).then(|| SendAnswer {
-            conn,
-            reply_to: frame.reply_to(),
-            queue: to.queue,
-            first_offset,
-            positions: Positions::One(Position(0)),
-            transaction_id: unique.get(property::UNIQ_KEY).map(str::to_owned),
-        });
+        let answer = if frame.is_one_way() {
+            Answer::Nothing
+        } else {
+            Answer::Send(Box::new(SendAnswer {
+                conn,
+                reply_to: frame.reply_to(),
+                queue: to.queue,
+                first_offset,
+                positions: Positions::One(Position(0)),
+                transaction_id: unique.get(property::UNIQ_KEY).map(str::to_owned),
+            }))
+        };
         let proposed = room.and_then(|()| self.propose_messages(count, answer));
         match proposed {
             Ok(()) => {
@@ -254,9 +259,6 @@ impl<D: Disk> Broker<D> {
     }
 
     pub(super) fn answer_send(&mut self, answer: SendAnswer) {
-        if answer.reply_to.one_way {
-            return;
-        }
         let host = self.config.host;
         let ids = match &answer.positions {
             Positions::One(position) => offset_message_id(host, *position),

@@ -10,6 +10,7 @@ use crate::{
     error::{Corrupt, StoreError},
     ids::{Name, Position, Shard},
     message::{Peek, property, tag_hash},
+    pointer::{Held, Hold, Pointer, Settles},
     queue::{ConsumeQueue, QueueConfig, QueueEntry, QueueSnapshot},
     runtime::{Disk, FileId},
     wire::body::perm,
@@ -147,6 +148,38 @@ impl State {
         let tag = peek.properties().and_then(|p| p.get(property::TAGS)).map_or(0, tag_hash);
         let entry = QueueEntry { position, size: record.len() as u32, tag };
         Ok(Dispatch { to, offset, entry })
+    }
+
+    /// What applying a pointer does to its queue.
+    pub fn dispatch_pointer(
+        &self,
+        pointer: &Pointer,
+        position: Position,
+        size: u32,
+    ) -> Result<Dispatch, Corrupt> {
+        let shows = &pointer.shows;
+        let to = self.find_queue(&shows.topic, shows.queue).ok_or_else(|| Corrupt {
+            file: "log".into(),
+            position: Some(position),
+            what: "a pointer for a queue that the log never created".into(),
+        })?;
+        let entry = QueueEntry { position, size, tag: shows.tag };
+        Ok(Dispatch { to, offset: pointer.queue_offset, entry })
+    }
+
+    /// Takes note of a committed record that is not visible yet.
+    pub fn apply_held(&mut self, held: &Held) {
+        match held.hold {
+            Hold::Half { .. } | Hold::Until { .. } => {}
+        }
+    }
+
+    /// Ends what a pointer that was applied has settled.
+    pub fn settle(&mut self, settles: &Settles) {
+        match settles {
+            Settles::Nothing | Settles::Half(_) | Settles::Timer { .. } | Settles::Lease { .. } => {
+            }
+        }
     }
 
     /// Makes a committed message visible in its queue.

@@ -30,6 +30,11 @@ pub enum Kind {
     Messages,
     /// Encoded commands.
     Command,
+    /// A message record, then the encoded `pointer::Hold` that says why it is
+    /// not visible yet.
+    Held,
+    /// Encoded `pointer::Pointer`s: records written before become visible.
+    Pointers,
     /// Nothing. Appended to an idle log so that its claim covers what was
     /// synced last.
     Mark,
@@ -49,11 +54,14 @@ impl Form {
             Form::Entry(Kind::Command) => 2,
             Form::Entry(Kind::Mark) => 3,
             Form::Pad => 4,
+            Form::Entry(Kind::Held) => 5,
+            Form::Entry(Kind::Pointers) => 6,
         }
     }
 
     fn from_code(code: u8) -> Option<Form> {
-        let forms = [Kind::Messages, Kind::Command, Kind::Mark].map(Form::Entry);
+        let forms = [Kind::Messages, Kind::Command, Kind::Mark, Kind::Held, Kind::Pointers];
+        let forms = forms.map(Form::Entry);
         forms.into_iter().chain([Form::Pad]).find(|form| form.code() == code)
     }
 }
@@ -224,7 +232,7 @@ impl Draft {
             let end = next.map_or(self.bytes.len(), |next| next - PART_HEAD);
             let position = Position(at.0 + start as u64);
             let (head, part) = self.bytes[start - PART_HEAD..end].split_at_mut(PART_HEAD);
-            if self.kind == Kind::Messages {
+            if self.kind == Kind::Messages || (self.kind == Kind::Held && number == 0) {
                 message::set_position(part, position);
             }
             head[..4].copy_from_slice(&(part.len() as u32).to_le_bytes());

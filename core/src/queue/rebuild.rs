@@ -6,9 +6,10 @@ use super::{
 };
 use crate::{
     error::StoreError,
-    ids::Position,
+    ids::{Name, Position},
     log::{CommitLog, Kind},
     message::{Peek, property, tag_hash},
+    pointer::Pointer,
     runtime::Disk,
 };
 
@@ -62,8 +63,8 @@ impl ConsumeQueue {
             && let Some(entry) = log.entry_at(disk, at)?
         {
             for (position, record) in &entry.parts {
-                if entry.kind == Kind::Messages
-                    && let Some(found) = self.entry_of(record, *position, self.offset_of(wanted))
+                if let Some(found) =
+                    self.entry_of(entry.kind, record, *position, self.offset_of(wanted))
                     && wanted < start + PER_BLOCK
                 {
                     entries[(wanted - start) as usize] = found;
@@ -85,15 +86,28 @@ impl ConsumeQueue {
         Ok(())
     }
 
-    /// What the queue says of this record, if it is this shard's message
-    /// `offset`.
-    fn entry_of(&self, record: &[u8], position: Position, offset: u64) -> Option<QueueEntry> {
-        let peek = Peek(record);
-        let ours = peek.topic() == Some(&self.shard.topic)
-            && peek.queue() == Some(self.shard.queue)
-            && peek.queue_offset() == Some(offset);
-        let tag = peek.properties().and_then(|properties| properties.get(property::TAGS));
-        let tag = tag.map_or(0, tag_hash);
-        ours.then_some(QueueEntry { position, size: record.len() as u32, tag })
+    /// What the queue says of this part of an entry, if it is this shard's
+    /// message `offset`.
+    fn entry_of(
+        &self,
+        kind: Kind,
+        part: &[u8],
+        position: Position,
+        offset: u64,
+    ) -> Option<QueueEntry> {
+        let (topic, queue, found, tag): (Name, u32, u64, i64) = match kind {
+            Kind::Messages => {
+                let peek = Peek(part);
+                let tag = peek.properties()?.get(property::TAGS).map_or(0, tag_hash);
+                (peek.topic()?.into(), peek.queue()?, peek.queue_offset()?, tag)
+            }
+            Kind::Pointers => {
+                let Pointer { shows, queue_offset, .. } = Pointer::decode(part, position).ok()?;
+                (shows.topic, shows.queue, queue_offset, shows.tag)
+            }
+            Kind::Command | Kind::Mark | Kind::Held => return None,
+        };
+        let is_ours = (&*topic, queue, found) == (&*self.shard.topic, self.shard.queue, offset);
+        is_ours.then_some(QueueEntry { position, size: part.len() as u32, tag })
     }
 }
