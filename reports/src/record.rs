@@ -109,6 +109,10 @@ pub enum EventKind {
     Ack,
     /// A consumer gave a message back for another delivery.
     Retry,
+    /// How a transaction or a delayed message ends, and the broker's answer.
+    Decide,
+    /// The broker asks how a transaction ended.
+    Check,
     /// A consumer told the broker how far its group has come.
     Commit,
     /// A group's shards were dealt out.
@@ -133,6 +137,8 @@ impl EventKind {
             EventKind::Deliver => "deliver",
             EventKind::Ack => "ack",
             EventKind::Retry => "retry",
+            EventKind::Decide => "decide",
+            EventKind::Check => "check",
             EventKind::Commit => "commit",
             EventKind::Assign => "assign",
             EventKind::Life => "life",

@@ -41,13 +41,19 @@ pub const RECOVERABLE: [&str; 13] = [
     "consumer-slow",
 ];
 
-/// What is counted besides faults: what clients saw (the first row), and what
-/// happened inside machines.
+/// What is counted besides faults: what clients saw, by what they did (the
+/// first rows), and what happened inside machines (the last two).
 #[rustfmt::skip]
-pub const MARKS: [&str; 20] = [
-    "send-ok", "send-refused", "send-unknown", "delivery", "redelivery", "ack", "nack", "rebalance",
+pub const MARKS: [&str; 50] = [
+    "send-ok", "send-refused", "send-unknown", "idempotent-retry", "delayed", "recall",
+    "half", "commit", "rollback", "end-unknown", "end-lost", "end-twice", "end-contrary",
+    "end-conflict", "check-back", "check-elsewhere",
+    "delivery", "redelivery", "ack", "nack", "retry", "send-back", "send-back-failed",
+    "dead-letter", "rebalance", "lock", "lock-lost", "pop", "lease-expiry", "lease-change",
+    "late-ack", "offset-reset", "queue-growth",
+    "parked", "resumed", "lock-hand-over", "group-loss", "subscription-conflict", "expiry",
     "broker-start", "recovery", "refused-start", "store-stopped", "sync-failed", "no-room",
-    "torn-page", "tail-cut", "segment-roll", "segment-recycle", "expiry", "licensed-loss",
+    "torn-page", "tail-cut", "segment-roll", "segment-recycle", "licensed-loss",
 ];
 
 /// The families of failure stories and their last numbers.

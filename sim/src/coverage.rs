@@ -3,60 +3,185 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::history::{EventKind, History, LaneId, Mode};
+use crate::history::{
+    Answered, DeliveryId, Event, EventKind, GroupId, Held, History, LaneId, LockEnd, MemberId,
+    MessageId, Mode, OpId, ShardId, Told, TopicId,
+};
 
 /// Counts by name; what never happened is absent.
 pub fn coverage(history: &History) -> BTreeMap<String, u64> {
-    let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    let mut broadcasting = BTreeSet::new();
-    let mut stored: BTreeMap<LaneId, Vec<u64>> = BTreeMap::new();
-    for event in &history.events {
-        let (name, count) = match &event.kind {
-            EventKind::SendOk { shard, position, .. } => {
-                if let Some(position) = position {
-                    let broker = history.names.of_shard(*shard).broker;
-                    stored.entry(broker).or_default().push(*position);
-                }
-                ("send-ok", 1)
+    let mut counter = Counter { history, counts: BTreeMap::new(), known: Known::default() };
+    history.events.iter().for_each(|event| counter.event(event));
+    let counts = counter.counts.into_iter().filter(|(_, count)| *count > 0);
+    counts.map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+struct Counter<'a> {
+    history: &'a History,
+    counts: BTreeMap<&'static str, u64>,
+    known: Known,
+}
+
+/// What later events are compared with.
+#[derive(Default)]
+struct Known {
+    seen: BTreeSet<(GroupId, Option<MemberId>, MessageId)>,
+    broadcasting: BTreeSet<MemberId>,
+    stored: BTreeMap<LaneId, Vec<u64>>,
+    /// Why a send is held, and who sent it.
+    held: BTreeMap<OpId, Held>,
+    idempotent: BTreeSet<OpId>,
+    producers: BTreeMap<MessageId, LaneId>,
+    /// The first that was told of each transaction by its producer.
+    told: BTreeMap<MessageId, Told>,
+    /// The latest lease of each message, and the deliveries with an answer.
+    leased: BTreeMap<(GroupId, MessageId), DeliveryId>,
+    answered: BTreeSet<DeliveryId>,
+    holders: BTreeMap<(GroupId, ShardId), LaneId>,
+    lost: BTreeMap<(GroupId, ShardId), u64>,
+    sizes: BTreeMap<(LaneId, TopicId), u32>,
+}
+
+impl Counter<'_> {
+    fn count(&mut self, name: &'static str, count: u64) {
+        *self.counts.entry(name).or_default() += count;
+    }
+
+    fn event(&mut self, event: &Event) {
+        let one = match &event.kind {
+            EventKind::SendBegun { op, message, held, idempotent, .. } => {
+                self.known.producers.insert(*message, event.lane);
+                self.known.held.extend(held.map(|held| (*op, held)));
+                self.known.idempotent.extend(idempotent.then_some(*op));
+                return;
             }
-            EventKind::SendRefused { .. } => ("send-refused", 1),
-            EventKind::SendUnknown { .. } => ("send-unknown", 1),
+            EventKind::SendOk { op, shard, position, tries, .. } => {
+                if let Some(position) = position {
+                    let broker = self.history.names.of_shard(*shard).broker;
+                    self.known.stored.entry(broker).or_default().push(*position);
+                }
+                let again = *tries > 1 && self.known.idempotent.contains(op);
+                self.count("idempotent-retry", u64::from(again));
+                "send-ok"
+            }
+            EventKind::SendHeld { op, .. } => match self.known.held.get(op) {
+                Some(Held::Half) | None => "half",
+                Some(Held::For(_) | Held::Until(_)) => "delayed",
+            },
+            EventKind::SendRefused { .. } => "send-refused",
+            EventKind::SendUnknown { .. } => "send-unknown",
+            EventKind::EndBegun { message, told, check, lost, .. } => {
+                return self.end(*message, *told, check.is_some(), *lost);
+            }
+            EventKind::EndAnswered { answered: Answered::Conflict, .. } => "end-conflict",
+            EventKind::CheckReceived { message, .. } => {
+                let producer = message.and_then(|message| self.known.producers.get(&message));
+                let elsewhere = producer.is_some_and(|producer| *producer != event.lane);
+                self.count("check-elsewhere", u64::from(elsewhere));
+                "check-back"
+            }
+            EventKind::RecallAnswered { answered: Answered::Ok, .. } => "recall",
             EventKind::MemberStarted(started) => {
                 if started.mode == Mode::Broadcasting {
-                    broadcasting.insert(started.member);
+                    self.known.broadcasting.insert(started.member);
                 }
-                continue;
+                return;
             }
-            EventKind::Delivered { member, message: Some(message), .. } => {
-                let group = history.names.of_member(*member).group;
-                // Every broadcast member is owed its own copy.
-                let reader = broadcasting.contains(member).then_some(*member);
-                let again = !seen.insert((group, reader, *message));
-                *counts.entry("redelivery").or_default() += u64::from(again);
-                ("delivery", 1)
+            EventKind::Delivered { .. } => return self.delivery(&event.kind),
+            EventKind::Acked { delivery } => {
+                self.known.answered.insert(*delivery);
+                "ack"
             }
-            EventKind::Delivered { .. } => ("delivery", 1),
-            EventKind::Acked { .. } => ("ack", 1),
-            EventKind::Nacked { .. } => ("nack", 1),
-            EventKind::Assigned { .. } => ("rebalance", 1),
-            EventKind::Expired { from, to, .. } => ("expiry", to.saturating_sub(*from)),
-            EventKind::Fault(fault) => (fault.kind.name(), 1),
-            EventKind::NodeStarted { .. } if is_broker(history, event.lane) => ("broker-start", 1),
+            EventKind::AckAnswered { answered, .. } if *answered != Answered::Ok => "late-ack",
+            EventKind::Nacked { delivery, .. } => {
+                self.known.answered.insert(*delivery);
+                "nack"
+            }
+            EventKind::SendBackAnswered { answered: Answered::Ok, .. } => "send-back",
+            EventKind::SendBackAnswered { .. } => "send-back-failed",
+            EventKind::LeaseAnswered { answered: Answered::Ok, .. } => "lease-change",
+            EventKind::Locked { .. } => "lock",
+            EventKind::Unlocked { why: LockEnd::Refused | LockEnd::Expired, .. } => "lock-lost",
+            EventKind::LockHolder { group, shard, holder: Some(holder), .. } => {
+                let before = self.known.holders.insert((*group, *shard), *holder);
+                let changed = before.is_some_and(|before| before != *holder);
+                return self.count("lock-hand-over", u64::from(changed));
+            }
+            EventKind::DeadLetter { .. } => "dead-letter",
+            EventKind::ResetAnswered { answered: Answered::Ok, .. } => "offset-reset",
+            EventKind::HalfParked { .. } => "parked",
+            EventKind::HalfResumed { .. } => "resumed",
+            EventKind::GroupLost { group, shard, messages } => {
+                let before = self.known.lost.insert((*group, *shard), *messages).unwrap_or(0);
+                return self.count("group-loss", messages.saturating_sub(before));
+            }
+            EventKind::Assigned { .. } => "rebalance",
+            EventKind::TopicSized { topic, queues } => {
+                let before = self.known.sizes.insert((event.lane, *topic), *queues);
+                let grown = before.is_some_and(|before| before < *queues);
+                return self.count("queue-growth", u64::from(grown));
+            }
+            EventKind::Expired { from, to, .. } => {
+                return self.count("expiry", to.saturating_sub(*from));
+            }
+            EventKind::Fault(fault) => fault.kind.name(),
+            EventKind::NodeStarted { .. } if is_broker(self.history, event.lane) => "broker-start",
             EventKind::Recovered { log_end } => {
-                let lost = stored.entry(event.lane).or_default();
+                let lost = self.known.stored.entry(event.lane).or_default();
                 let before = lost.len();
                 lost.retain(|position| position < log_end);
-                *counts.entry("licensed-loss").or_default() += (before - lost.len()) as u64;
-                ("recovery", 1)
+                let lost = before - lost.len();
+                self.count("licensed-loss", lost as u64);
+                "recovery"
             }
-            EventKind::Mark { mark } => (mark.name(), 1),
-            _ => continue,
+            EventKind::Mark { mark } => mark.name(),
+            _ => return,
         };
-        *counts.entry(name).or_default() += count;
+        self.count(one, 1);
     }
-    counts.retain(|_, count| *count > 0);
-    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+
+    fn end(&mut self, message: MessageId, told: Told, by_check: bool, lost: bool) {
+        let decision = match told {
+            Told::Commit => "commit",
+            Told::Rollback => "rollback",
+            Told::Unknown => "end-unknown",
+        };
+        self.count(if lost { "end-lost" } else { decision }, 1);
+        if told == Told::Unknown || lost {
+            return;
+        }
+        match self.known.told.get(&message) {
+            Some(before) if *before != told => self.count("end-contrary", 1),
+            Some(_) if !by_check => self.count("end-twice", 1),
+            Some(_) => {}
+            None => {
+                self.known.told.insert(message, told);
+            }
+        }
+    }
+
+    fn delivery(&mut self, delivered: &EventKind) {
+        let EventKind::Delivered { delivery, member, message, attempt, lease_until, .. } =
+            delivered
+        else {
+            return;
+        };
+        self.count("delivery", 1);
+        self.count("retry", u64::from(*attempt > 1));
+        self.count("pop", u64::from(lease_until.is_some()));
+        let group = self.history.names.of_member(*member).group;
+        let Some(message) = *message else { return };
+        // Every broadcast member is owed its own copy.
+        let reader = self.known.broadcasting.contains(member).then_some(*member);
+        let again = !self.known.seen.insert((group, reader, message));
+        self.count("redelivery", u64::from(again));
+        let before = match lease_until {
+            Some(_) => self.known.leased.insert((group, message), *delivery),
+            None => self.known.leased.remove(&(group, message)),
+        };
+        let expired = before.is_some_and(|before| !self.known.answered.contains(&before));
+        self.count("lease-expiry", u64::from(expired));
+    }
 }
 
 fn is_broker(history: &History, lane: LaneId) -> bool {
@@ -112,6 +237,9 @@ mod tests {
                 body_hash: 0,
                 key: None,
                 tag: None,
+                attempt: 1,
+                origin: None,
+                lease_until: None,
             };
             recorder.push(broker, delivered);
         }

@@ -188,7 +188,7 @@ function drawEvents(g) {
   }
   g.lineWidth = 1;
 }
-const KINDS = ["send", "stored", "refused", "unknown", "deliver", "ack", "retry", "commit", "assign", "life", "fault", "replica", "note"];
+const KINDS = ["send", "stored", "refused", "unknown", "deliver", "ack", "retry", "decide", "check", "commit", "assign", "life", "fault", "replica", "note"];
 
 function arrow(g, px, i, alpha) {
   const a = middle(ev.lane[i]), b = middle(ev.to[i]), down = Math.sign(b - a);

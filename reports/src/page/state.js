@@ -10,7 +10,8 @@ const colour = {};
 function readColours() {
   const style = getComputedStyle(root);
   for (const name of ["page", "card", "ink", "faint", "line", "lane", "accent", "bad", "send", "stored",
-    "refused", "unknown", "deliver", "ack", "retry", "commit", "assign", "life", "fault", "replica", "note"]) {
+    "refused", "unknown", "deliver", "ack", "retry", "decide", "check", "commit", "assign", "life", "fault",
+    "replica", "note"]) {
     colour[name] = style.getPropertyValue("--" + name).trim();
   }
 }

@@ -53,6 +53,10 @@ dense! {
     BatchId
     /// One start of a handler with one message.
     DeliveryId
+    /// One END_TRANSACTION that a producer decided to send.
+    EndId
+    /// One question of the broker how a transaction ended.
+    CheckId
     FaultId
 }
 

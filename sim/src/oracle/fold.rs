@@ -72,6 +72,9 @@ impl Facts {
                 }
                 self.fill(id, place);
             }
+            EventKind::SendHeld { op, tries, .. } => {
+                self.answered(*op, *tries);
+            }
             EventKind::SendRefused { op, tries, .. } => {
                 let index = self.index;
                 if let Some((_, message)) = self.answered(*op, *tries) {
@@ -116,7 +119,7 @@ impl Facts {
                 self.deliver(*delivery, *member, *message, place);
             }
             EventKind::Acked { delivery } => self.answer(*delivery, Answer::Acked),
-            EventKind::Nacked { delivery } => self.answer(*delivery, Answer::Nacked),
+            EventKind::Nacked { delivery, .. } => self.answer(*delivery, Answer::Nacked),
             EventKind::Forgotten { delivery } => self.answer(*delivery, Answer::Forgotten),
             EventKind::TopicSized { topic, queues } => self.size(event.lane, *topic, *queues),
             EventKind::GroupOffset { group, shard, offset, .. } => {
@@ -130,7 +133,28 @@ impl Facts {
                     reader.progress_mut(*shard).committed = Some(*offset);
                 }
             }
-            EventKind::Memory { .. } => {}
+            EventKind::ProducerJoined { .. }
+            | EventKind::Decided { .. }
+            | EventKind::EndBegun { .. }
+            | EventKind::EndAnswered { .. }
+            | EventKind::CheckReceived { .. }
+            | EventKind::RecallBegun { .. }
+            | EventKind::RecallAnswered { .. }
+            | EventKind::AckAnswered { .. }
+            | EventKind::SendBackBegun { .. }
+            | EventKind::SendBackAnswered { .. }
+            | EventKind::LeaseAsked { .. }
+            | EventKind::LeaseAnswered { .. }
+            | EventKind::Locked { .. }
+            | EventKind::Unlocked { .. }
+            | EventKind::DeadLetter { .. }
+            | EventKind::ResetBegun { .. }
+            | EventKind::ResetAnswered { .. }
+            | EventKind::LockHolder { .. }
+            | EventKind::HalfParked { .. }
+            | EventKind::HalfResumed { .. }
+            | EventKind::GroupLost { .. }
+            | EventKind::Memory { .. } => {}
             EventKind::Expired { shard, to, .. } => {
                 let expired = &mut self.expired[shard.index()];
                 *expired = (*expired).max((*to, self.index));

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use stormglass_reports::record::{Event, EventKind as Kind, Position, Span, SpanKind};
 
 use crate::history::{
-    self, DeliveryId, EventKind, FaultId, FaultKind, History, LaneId, MessageId, OpId, ShardId,
-    Stop,
+    self, DeliveryId, EndId, EventKind, FaultId, FaultKind, History, LaneId, MessageId, OpId,
+    ShardId, Stop,
 };
 
 #[derive(Default)]
@@ -31,6 +31,7 @@ struct Teller<'a> {
     ended_us: u64,
     ops: BTreeMap<OpId, (MessageId, Option<ShardId>)>,
     deliveries: BTreeMap<DeliveryId, (Option<MessageId>, ShardId, u64)>,
+    ends: BTreeMap<EndId, MessageId>,
     faults: BTreeMap<FaultId, Vec<usize>>,
     down: BTreeMap<LaneId, usize>,
     logs: BTreeMap<LaneId, (u64, u64)>,
@@ -46,7 +47,7 @@ impl<'a> Teller<'a> {
                     ops.insert(*op, (*message, *shard));
                 }
                 // Where it went is known from its answer.
-                EventKind::SendOk { op, shard, .. } => {
+                EventKind::SendOk { op, shard, .. } | EventKind::SendHeld { op, shard, .. } => {
                     if let Some((_, known)) = ops.get_mut(op) {
                         *known = Some(*shard);
                     }
@@ -59,6 +60,7 @@ impl<'a> Teller<'a> {
             ended_us,
             ops,
             deliveries: BTreeMap::new(),
+            ends: BTreeMap::new(),
             faults: BTreeMap::new(),
             down: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -93,16 +95,55 @@ impl<'a> Teller<'a> {
                     self.grow(event.at, broker, *position, 0);
                 }
             }
+            EventKind::SendHeld { op, shard, position, .. } => {
+                self.name_op(&mut told, *op);
+                told.shard = Some(self.shard_name(*shard));
+                if let Some(position) = position {
+                    let broker = self.history.names.of_shard(*shard).broker;
+                    self.grow(event.at, broker, *position, 0);
+                }
+            }
             EventKind::SendRefused { op, .. } | EventKind::SendUnknown { op, .. } => {
                 self.name_op(&mut told, *op);
             }
+            EventKind::EndBegun { end, message, .. } => {
+                self.ends.insert(*end, *message);
+                told.message = Some(u64::from(message.number()));
+            }
+            EventKind::EndAnswered { end, .. } => {
+                told.message = self.ends.get(end).map(|message| u64::from(message.number()));
+            }
+            EventKind::Decided { message, .. }
+            | EventKind::RecallBegun { message }
+            | EventKind::RecallAnswered { message, .. } => {
+                told.message = Some(u64::from(message.number()));
+            }
+            EventKind::CheckReceived { message, .. }
+            | EventKind::HalfParked { message, .. }
+            | EventKind::HalfResumed { message, .. } => {
+                told.message = message.map(|message| u64::from(message.number()));
+            }
+            EventKind::DeadLetter { shard, queue_offset, message, .. } => {
+                told.message = message.map(|message| u64::from(message.number()));
+                told.shard = Some(self.shard_name(*shard));
+                told.offset = Some(*queue_offset);
+            }
+            EventKind::Locked { shard, .. }
+            | EventKind::Unlocked { shard, .. }
+            | EventKind::LockHolder { shard, .. }
+            | EventKind::GroupLost { shard, .. } => told.shard = Some(self.shard_name(*shard)),
             EventKind::Delivered { delivery, shard, queue_offset, message, .. } => {
                 self.deliveries.insert(*delivery, (*message, *shard, *queue_offset));
                 (told.lane, told.to_lane) = (self.broker_of(*shard), Some(lane));
                 self.name_delivery(&mut told, *delivery);
             }
             EventKind::Acked { delivery }
-            | EventKind::Nacked { delivery }
+            | EventKind::AckAnswered { delivery, .. }
+            | EventKind::Nacked { delivery, .. }
+            | EventKind::SendBackBegun { delivery }
+            | EventKind::SendBackAnswered { delivery, .. }
+            | EventKind::LeaseAsked { delivery, .. }
+            | EventKind::LeaseAnswered { delivery, .. }
             | EventKind::Forgotten { delivery } => {
                 self.name_delivery(&mut told, *delivery);
                 if let Some(message) = told.message {
@@ -223,14 +264,33 @@ fn span_kind(kind: FaultKind) -> Option<SpanKind> {
 fn kind(kind: &EventKind) -> Kind {
     match kind {
         EventKind::SendBegun { .. } => Kind::Send,
-        EventKind::SendOk { .. } => Kind::Stored,
+        EventKind::SendOk { .. } | EventKind::SendHeld { .. } => Kind::Stored,
         EventKind::SendRefused { .. } => Kind::Refused,
         EventKind::SendUnknown { .. } => Kind::Unknown,
         EventKind::Delivered { .. } => Kind::Deliver,
         EventKind::Acked { .. } => Kind::Ack,
-        EventKind::Nacked { .. } => Kind::Retry,
-        EventKind::GroupOffset { .. } => Kind::Commit,
-        EventKind::Assigned { .. } | EventKind::OffsetRead { .. } => Kind::Assign,
+        EventKind::Nacked { .. }
+        | EventKind::SendBackBegun { .. }
+        | EventKind::SendBackAnswered { .. }
+        | EventKind::DeadLetter { .. } => Kind::Retry,
+        EventKind::ProducerJoined { .. } => Kind::Life,
+        EventKind::Decided { .. }
+        | EventKind::EndBegun { .. }
+        | EventKind::EndAnswered { .. }
+        | EventKind::RecallBegun { .. }
+        | EventKind::RecallAnswered { .. } => Kind::Decide,
+        EventKind::CheckReceived { .. } => Kind::Check,
+        EventKind::AckAnswered { .. }
+        | EventKind::LeaseAsked { .. }
+        | EventKind::LeaseAnswered { .. } => Kind::Ack,
+        EventKind::GroupOffset { .. }
+        | EventKind::ResetBegun { .. }
+        | EventKind::ResetAnswered { .. } => Kind::Commit,
+        EventKind::Assigned { .. }
+        | EventKind::OffsetRead { .. }
+        | EventKind::Locked { .. }
+        | EventKind::Unlocked { .. }
+        | EventKind::LockHolder { .. } => Kind::Assign,
         EventKind::MemberStarted(_)
         | EventKind::MemberStopped { .. }
         | EventKind::MemberCrashed { .. }
@@ -241,6 +301,9 @@ fn kind(kind: &EventKind) -> Kind {
         EventKind::Recovered { .. }
         | EventKind::Durable { .. }
         | EventKind::Expired { .. }
+        | EventKind::HalfParked { .. }
+        | EventKind::HalfResumed { .. }
+        | EventKind::GroupLost { .. }
         | EventKind::Mark { .. } => Kind::Replica,
         EventKind::Forgotten { .. }
         | EventKind::TopicSized { .. }
@@ -289,6 +352,8 @@ mod tests {
             size: 100,
             batch: None,
             one_way: false,
+            held: None,
+            idempotent: false,
         };
         recorder.push(producer, begun);
         at(20);
@@ -310,6 +375,9 @@ mod tests {
                 body_hash: 1,
                 key: None,
                 tag: None,
+                attempt: 1,
+                origin: None,
+                lease_until: None,
             },
         );
         at(40);

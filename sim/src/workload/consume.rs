@@ -78,6 +78,7 @@ fn joining(consume: &Consume) -> Joining<'_> {
             Model::Clustering => history::Mode::Clustering,
             Model::Broadcasting => history::Mode::Broadcasting,
         },
+        access: history::Access::Push,
         orderly: consume.orderly,
         from: match consume.from {
             From::First => history::From::First,
@@ -182,7 +183,7 @@ impl<R: Runtime> Handling<R> {
                 message.ack();
             }
             Answer::HandBack(delay) => {
-                member.nacked(delivery);
+                member.nacked(delivery, delay);
                 message.nack(delay);
             }
             Answer::Forget => {

@@ -1,7 +1,7 @@
 //! What a consumer records: that it is a member, which shards it owns, and
 //! each message from its delivery to the answer.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use stormglass_core::{
     client::{Change, MessageQueue, OffsetSource},
@@ -14,8 +14,8 @@ use stormglass_scenarios::tags_of;
 
 use super::Stage;
 use crate::history::{
-    Body, DeliveryId, EventKind, From, MemberId, MemberStarted, Mode, OffsetSource as Source,
-    ShardId, Subscription, body_hash,
+    Access, Body, DeliveryId, EventKind, From, MemberId, MemberStarted, Mode,
+    OffsetSource as Source, ShardId, Subscription, body_hash,
 };
 
 /// One incarnation of a group's member.
@@ -32,6 +32,7 @@ pub struct Joining<'a> {
     pub topics: &'a [String],
     pub filter: &'a str,
     pub mode: Mode,
+    pub access: Access,
     pub orderly: bool,
     pub from: From,
 }
@@ -56,9 +57,11 @@ impl<R: Runtime> Member<R> {
             member: id,
             incarnation: machine.incarnations.get(),
             mode: joining.mode,
+            access: joining.access,
             orderly: joining.orderly,
             from: joining.from,
             subscriptions,
+            max_attempts: None,
         })));
         Member { stage: stage.clone(), id, kept: RefCell::default() }
     }
@@ -107,6 +110,9 @@ impl<R: Runtime> Member<R> {
             body_hash: body_hash(&record.body),
             key,
             tag,
+            attempt: 1,
+            origin: None,
+            lease_until: None,
         });
         delivery
     }
@@ -115,8 +121,9 @@ impl<R: Runtime> Member<R> {
         self.stage.push(EventKind::Acked { delivery });
     }
 
-    pub fn nacked(&self, delivery: DeliveryId) {
-        self.stage.push(EventKind::Nacked { delivery });
+    pub fn nacked(&self, delivery: DeliveryId, again_after: Duration) {
+        let again_after = Some(again_after.as_micros() as u64);
+        self.stage.push(EventKind::Nacked { delivery, again_after });
     }
 
     pub fn forgot(&self, delivery: DeliveryId, message: Delivery) {

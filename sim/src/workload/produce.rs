@@ -88,6 +88,8 @@ impl<R: Runtime> Sending<R> {
                 size: body.len() as u32,
                 batch,
                 one_way,
+                held: None,
+                idempotent: false,
             });
             let mut message = Message::new(&produce.topic, body);
             message.sharding_key = key.clone();

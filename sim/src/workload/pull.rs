@@ -28,6 +28,7 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, pull: &Pull, members: u32) {
             topics: &topics,
             filter: &pull.filter,
             mode: history::Mode::Clustering,
+            access: history::Access::Pull,
             orderly: false,
             from: history::From::First,
         },

@@ -2,9 +2,9 @@
 
 use stormglass_sim::{
     history::{
-        DeliveryId, Event, EventKind, Fault, FaultId, FaultKind, From, GroupId, History, LaneId,
-        Mark, MemberId, MemberStarted, MessageId, Mode, OffsetSource, OpId, Pace, ShardId, Stop,
-        Stored, Subscription, TagId, TopicId, Unanswered,
+        Access, DeliveryId, Event, EventKind, Fault, FaultId, FaultKind, From, GroupId, History,
+        LaneId, Mark, MemberId, MemberStarted, MessageId, Mode, OffsetSource, OpId, Pace, ShardId,
+        Stop, Stored, Subscription, TagId, TopicId, Unanswered,
     },
     oracle::{Context, Violation, judge},
 };
@@ -126,6 +126,8 @@ impl Tale {
             size: 100,
             batch: None,
             one_way: false,
+            held: None,
+            idempotent: false,
         };
         self.push(lane, begun);
         op
@@ -183,9 +185,11 @@ impl Tale {
             member,
             incarnation: 1,
             mode: Mode::Clustering,
+            access: Access::Push,
             orderly: false,
             from: From::First,
             subscriptions: vec![Subscription { topic: self.topic, tags: Vec::new() }],
+            max_attempts: None,
         };
         change(&mut started);
         self.push(lane, EventKind::MemberStarted(Box::new(started)));
@@ -236,6 +240,9 @@ impl Tale {
             body_hash: got.body_hash,
             key: None,
             tag,
+            attempt: 1,
+            origin: None,
+            lease_until: None,
         };
         self.push(lane, delivered);
         delivery
@@ -248,7 +255,7 @@ impl Tale {
 
     pub fn nack(&mut self, delivery: DeliveryId) {
         let lane = self.lane("consumer");
-        self.push(lane, EventKind::Nacked { delivery });
+        self.push(lane, EventKind::Nacked { delivery, again_after: None });
     }
 
     pub fn forget(&mut self, delivery: DeliveryId) {
