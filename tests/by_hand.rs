@@ -242,9 +242,15 @@ impl ByHand {
     }
 
     pub fn commit(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> Option<i32> {
-        let fields =
-            UpdateOffsetHeader { group, topic, queue, commit_offset: offset, lock_epoch: None }
-                .fields();
+        let fields = UpdateOffsetHeader {
+            group,
+            topic,
+            queue,
+            commit_offset: offset,
+            lock_epoch: None,
+            reset_epoch: None,
+        }
+        .fields();
         Some(self.ask(request::UPDATE_CONSUMER_OFFSET, fields, Vec::new())?.code)
     }
 
@@ -296,6 +302,8 @@ pub fn pull_fields(topic: &str, queue: u32, offset: i64, flags: i32, hold: i64) 
         sub_version: 0,
         expression_type: Some("TAG"),
         max_bytes: None,
+        lock_epoch: None,
+        reset_epoch: None,
     }
     .fields()
 }

@@ -11,6 +11,7 @@ pub mod message;
 pub mod pointer;
 pub mod rng;
 pub mod runtime;
+pub mod sequence;
 pub mod time;
 
 pub mod broker;

@@ -287,6 +287,7 @@ fn queue_request(queue: &MessageQueue, what: &QueueAsk) -> (i32, Fields) {
                 queue,
                 commit_offset: *offset,
                 lock_epoch: None,
+                reset_epoch: None,
             };
             (request::UPDATE_CONSUMER_OFFSET, header.fields())
         }
@@ -304,6 +305,8 @@ fn queue_request(queue: &MessageQueue, what: &QueueAsk) -> (i32, Fields) {
                 sub_version: 0,
                 expression_type: Some("TAG"),
                 max_bytes: None,
+                lock_epoch: None,
+                reset_epoch: None,
             };
             (request::PULL_MESSAGE, header.fields())
         }

@@ -7,6 +7,7 @@ mod dialect;
 mod group;
 mod heartbeat;
 mod locks;
+mod queues;
 mod route;
 mod subscription;
 
@@ -15,7 +16,11 @@ pub use group::{RetryPolicy, SubscriptionGroup};
 pub use heartbeat::{
     ConsumeFrom, ConsumeType, ConsumerData, ConsumerIds, HeartbeatData, MessageModel,
 };
-pub use locks::{LockQueue, LockReply, LockRequest};
+pub use locks::{LockReply, LockRequest, MessageQueue};
+pub use queues::{
+    AckRun, Assignment, AssignmentRequest, Assignments, BatchAck, RequestMode, RequestModeChange,
+    ResetOffset, ResetOffsets,
+};
 pub use route::{
     BrokerData, ClusterInfo, QueueData, RegisterBody, TopicConfig, TopicList, TopicRoute, perm,
 };
@@ -66,6 +71,11 @@ json_body!(
     SubscriptionGroup = "group configuration",
     LockRequest = "list of queues to lock",
     LockReply = "list of locked queues",
+    ResetOffsets = "table of offsets",
+    AssignmentRequest = "question for queues",
+    Assignments = "list of queues",
+    RequestModeChange = "request mode",
+    BatchAck = "batch of acknowledgements",
 );
 
 #[cfg(test)]

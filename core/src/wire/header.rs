@@ -4,8 +4,10 @@
 use std::fmt;
 
 pub use pop::{
-    AckHeader, ChangeInvisibleHeader, ChangeInvisibleReply, PopHeader, PopReply, ReceiptHandle,
+    AckHeader, ChangeInvisibleHeader, ChangeInvisibleReply, NotificationHeader, NotificationReply,
+    PopHeader, PopReply, ReceiptHandle,
 };
+pub use progress::{CommittedReply, ResetOffsetHeader};
 pub use retry::{
     GroupConfigHeader, RecallHeader, RecallReply, ReplayHeader, ReplayReply, SendBackHeader,
 };
@@ -142,6 +144,7 @@ macro_rules! header {
 
 // Below the macro, which is visible from there on.
 mod pop;
+mod progress;
 mod retry;
 mod transaction;
 
@@ -243,6 +246,9 @@ header!(
         sub_version: i64 = "subVersion",
         expression_type: Option<&'a str> = "expressionType",
         max_bytes: Option<i32> = "maxMsgBytes",
+        /// Ours: as in `UpdateOffsetHeader`.
+        lock_epoch: Option<u64> = "lockEpoch",
+        reset_epoch: Option<u64> = "resetEpoch",
     }
 );
 
@@ -284,6 +290,9 @@ header!(
         /// Ours: the epoch of the lock under which the offset was processed;
         /// an older one than the lock's is refused (R1).
         lock_epoch: Option<u64> = "lockEpoch",
+        /// Ours: as the answer to 14 or a reset said it; an older one than the
+        /// last reset's is refused (O4).
+        reset_epoch: Option<u64> = "resetEpoch",
     }
 );
 
@@ -298,7 +307,7 @@ header!(
 );
 
 header!(
-    /// The answer to 14, 29, 30 and 31.
+    /// The answer to 29, 30 and 31, and most of that to 14.
     OffsetReply { offset: i64 = "offset" }
 );
 

@@ -1,5 +1,6 @@
 //! RocketMQ's remoting protocol: frames, and what their headers and bodies say.
 
+mod base64;
 pub mod body;
 pub mod frame;
 pub mod header;
@@ -34,12 +35,17 @@ pub mod request {
     pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
     pub const UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: i32 = 200;
     pub const GET_ALL_TOPIC_LIST_FROM_NAMESERVER: i32 = 206;
+    pub const GET_CONSUMER_CONNECTION_LIST: i32 = 203;
     pub const GET_CONSUME_STATS: i32 = 208;
+    pub const RESET_CONSUMER_CLIENT_OFFSET: i32 = 220;
+    pub const INVOKE_BROKER_TO_RESET_OFFSET: i32 = 222;
     pub const SEND_MESSAGE_V2: i32 = 310;
     pub const SEND_BATCH_MESSAGE: i32 = 320;
     pub const RESUME_CHECK_HALF_MESSAGE: i32 = 323;
     pub const GET_SUBSCRIPTIONGROUP_CONFIG: i32 = 352;
     pub const RECALL_MESSAGE: i32 = 370;
+    pub const QUERY_ASSIGNMENT: i32 = 400;
+    pub const SET_MESSAGE_REQUEST_MODE: i32 = 401;
     /// Stormglass's own: 20 000 and more, within the 16 bits of a binary header.
     pub const REPLAY_DEAD_LETTERS: i32 = 20_036;
     pub const LIST_HALVES: i32 = 20_037;
@@ -49,6 +55,7 @@ pub mod request {
     pub const POP_MESSAGE: i32 = 200_050;
     pub const ACK_MESSAGE: i32 = 200_051;
     pub const CHANGE_MESSAGE_INVISIBLE_TIME: i32 = 200_053;
+    pub const NOTIFICATION: i32 = 200_054;
     pub const BATCH_ACK_MESSAGE: i32 = 200_151;
 }
 
@@ -78,6 +85,14 @@ pub mod code {
     pub const POLLING_FULL: i32 = 209;
     pub const POLLING_TIMEOUT: i32 = 210;
     pub const ILLEGAL_OPERATION: i32 = 604;
+    /// Stormglass's own. Another owner holds the lock, a newer producer the
+    /// sequence, or the group was reset since: nothing was changed, and asking
+    /// again will not help.
+    pub const FENCED: i32 = 20_001;
+    /// Stormglass's own. A message came before the one that its producer sent
+    /// before it, or too late to know whether it is a repetition: nothing was
+    /// stored.
+    pub const OUT_OF_SEQUENCE: i32 = 20_002;
 }
 
 /// `language` of the header: what Stormglass says of itself.

@@ -255,6 +255,8 @@ impl Consumer {
             sub_version: topic.subscription.version,
             expression_type: Some(&topic.subscription.expression_type),
             max_bytes: None,
+            lock_epoch: None,
+            reset_epoch: None,
         };
         let (fields, call) = (header.fields(), Call::Pull { queue: number });
         self.call(cx, number, request::PULL_MESSAGE, fields, self.config.pull_timeout, call);
@@ -394,6 +396,7 @@ pub(super) fn update_offset(group: &str, queue: &MessageQueue, offset: i64) -> F
         queue: queue.queue,
         commit_offset: offset,
         lock_epoch: None,
+        reset_epoch: None,
     };
     header.fields()
 }

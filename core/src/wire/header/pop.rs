@@ -78,6 +78,28 @@ header!(
     }
 );
 
+header!(
+    /// 200054: tell me when there is something to pop.
+    NotificationHeader<'a> {
+        group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        /// Below zero: any queue of the topic.
+        queue: i32 = "queueId",
+        poll_time: i64 = "pollTime",
+        born_wall: i64 = "bornTime",
+        order: Option<bool> = "order",
+        attempt_id: Option<&'a str> = "attemptId",
+    }
+);
+
+header!(
+    /// The answer to 200054.
+    NotificationReply {
+        has_message: bool = "hasMsg",
+        polling_full: Option<bool> = "pollingFull",
+    }
+);
+
 /// Names one lease on one message: RocketMQ's `POP_CK`, with spaces between.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReceiptHandle<'a> {

@@ -20,6 +20,8 @@ header!(
         /// Stormglass's own: milliseconds until the message comes again, to be
         /// used instead of the level unless that one is below zero.
         delay_ms: Option<i64> = "delayMs",
+        /// Ours: as in `UpdateOffsetHeader`.
+        lock_epoch: Option<u64> = "lockEpoch",
     }
 );
 

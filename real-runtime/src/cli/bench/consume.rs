@@ -167,6 +167,8 @@ impl Reader {
                 sub_version: 1,
                 expression_type: Some("TAG"),
                 max_bytes: None,
+                lock_epoch: None,
+                reset_epoch: None,
             };
             let opaque = *queue as i32;
             let pull = Frame::request(request::PULL_MESSAGE, opaque, header.fields(), Bytes::new());
