@@ -36,20 +36,63 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A transaction makes a message visible only if something else has happened:
+//!
+//! ```no_run
+//! use stormglass::{Check, Client, Half, Message, Resolution, TransactionListener};
+//!
+//! /// The shop's own database.
+//! struct Orders;
+//!
+//! # impl Orders {
+//! #     async fn pay(&self, _order: &str) -> bool { true }
+//! #     async fn is_paid(&self, _order: &str) -> Option<bool> { None }
+//! # }
+//! impl TransactionListener for Orders {
+//!     async fn execute(&self, message: &Message, _half: &Half) -> Resolution {
+//!         match self.pay(&message.keys[0]).await {
+//!             true => Resolution::Commit,
+//!             false => Resolution::Rollback,
+//!         }
+//!     }
+//!
+//!     /// Asked when nobody said what became of it: the process died, say.
+//!     async fn check(&self, check: &Check) -> Resolution {
+//!         let Some(order) = check.message.keys().next() else { return Resolution::Rollback };
+//!         match self.is_paid(order).await {
+//!             Some(true) => Resolution::Commit,
+//!             Some(false) => Resolution::Rollback,
+//!             // Its payment is under way: ask again.
+//!             None => Resolution::Unknown,
+//!         }
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder().group("shop").build().await?;
+//! let producer = client.transaction_producer(["orders"], Orders).await?;
+//! let outcome = producer.send(Message::new("orders", "paid: 17").key("17")).await?;
+//! println!("{:?}, and the broker knows: {}", outcome.resolution, outcome.told.is_ok());
+//! # Ok(())
+//! # }
+//! ```
 
 mod client;
 pub mod disk;
 pub mod on_tokio;
+mod transactions;
 
 pub use client::{BuildError, Client, ClientBuilder};
 pub use stormglass_core::{
     client::{
-        Answer, Ask, ClientError, ConsumeMode, ConsumerConfig, Message, MessageQueue, Pulled,
-        QueueAsk, Received, SendError, SendOptions, SendReceipt, SendStatus, StartAt,
+        Answer, Ask, ClientError, ConsumeMode, ConsumerConfig, Delay, Half, Message, MessageQueue,
+        Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt, SendStatus, StartAt,
     },
     error::Rejected,
     ids::Shard,
     message::Record,
-    shell::client::{Consumer, Delivery, PullConsumer},
-    wire::body::MessageModel,
+    shell::client::{Check, Checks, Consumer, Delivery, PullConsumer, Transactions},
+    wire::{body::MessageModel, header::Resolution},
 };
+pub use transactions::{TransactionListener, TransactionOutcome, TransactionProducer};

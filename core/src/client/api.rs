@@ -1,16 +1,19 @@
-//! What a client takes and gives: messages, receipts, deliveries, errors.
+//! What a client takes and gives: receipts, deliveries, questions, errors.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::Half;
 use crate::{
     error::Rejected,
     ids::{Name, Shard},
     message::{self, Properties, Record, property},
     wire::{
+        RecallHandle,
         body::{ClusterInfo, TopicRoute},
         code,
+        header::Resolution,
     },
 };
 
@@ -32,56 +35,6 @@ impl MessageQueue {
 impl fmt::Display for MessageQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.topic, self.broker, self.queue)
-    }
-}
-
-/// A message to be sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    pub topic: String,
-    pub body: Bytes,
-    /// What consumers filter by.
-    pub tag: Option<String>,
-    /// What people search by; without spaces.
-    pub keys: Vec<String>,
-    /// Messages with one sharding key go to one shard.
-    pub sharding_key: Option<String>,
-    /// The application's own 32 bits.
-    pub flag: i32,
-    /// 1 to 18: RocketMQ's delay levels, 1 s to 2 h.
-    pub delay_level: Option<u32>,
-    /// The application's own properties.
-    pub properties: Vec<(String, String)>,
-}
-
-impl Message {
-    pub fn new(topic: impl Into<String>, body: impl Into<Bytes>) -> Message {
-        Message { topic: topic.into(), body: body.into(), ..Message::default() }
-    }
-
-    pub fn tag(mut self, tag: impl Into<String>) -> Message {
-        self.tag = Some(tag.into());
-        self
-    }
-
-    pub fn key(mut self, key: impl Into<String>) -> Message {
-        self.keys.push(key.into());
-        self
-    }
-
-    pub fn sharding_key(mut self, key: impl Into<String>) -> Message {
-        self.sharding_key = Some(key.into());
-        self
-    }
-
-    pub fn delay_level(mut self, level: u32) -> Message {
-        self.delay_level = Some(level);
-        self
-    }
-
-    pub fn property(mut self, key: impl Into<String>, value: impl Into<String>) -> Message {
-        self.properties.push((key.into(), value.into()));
-        self
     }
 }
 
@@ -135,6 +88,8 @@ pub struct SendReceipt {
     /// The id that the broker gave; of a batch, all of them joined by commas.
     pub offset_message_id: String,
     pub status: SendStatus,
+    /// Names a delayed message until it is due: a [`RecallHandle`] as text.
+    pub recall_handle: Option<String>,
     /// Requests that were sent for it; each but the last may have stored another copy (D1).
     pub tries: u32,
 }
@@ -226,11 +181,28 @@ pub struct Received {
     pub record: Arc<Record>,
     pub shard: Shard,
     pub broker_name: Name,
-    /// How often it was delivered before, to this or another member.
-    pub redelivered: u32,
+    /// The topic that it was sent to, also when it comes from its group's
+    /// retries.
+    pub topic: Name,
+    /// Which delivery to its group this is, from 1, as far as the broker and
+    /// this member know.
+    pub attempts: u32,
+    /// The lock under which an orderly member got it; grows with each change
+    /// of owner. None from a broker that counts no owners.
+    pub lock_epoch: Option<u64>,
 }
 
 impl Received {
+    /// A record as its queue's broker served it, refused so often since.
+    pub(super) fn new(record: Arc<Record>, broker_name: Name, refused: u32) -> Received {
+        let shard = Shard { topic: record.topic.as_str().into(), queue: record.queue };
+        let origin = Properties(&record.properties).get(property::RETRY_TOPIC);
+        let topic = origin.map_or_else(|| shard.topic.clone(), Name::from);
+        let before = u32::try_from(record.reconsume_times).unwrap_or(0);
+        let attempts = before.saturating_add(refused).saturating_add(1);
+        Received { record, shard, broker_name, topic, attempts, lock_epoch: None }
+    }
+
     pub fn body(&self) -> &Bytes {
         &self.record.body
     }
@@ -313,6 +285,12 @@ pub enum Ask {
     CreateTopic { cluster: String, topic: String, queues: u32, order: bool },
     /// [`Answer::Members`]
     GroupMembers { group: String, topic: String },
+    /// The producer's word on its transaction: [`Answer::Done`] if it stands,
+    /// refused if another one stood first.
+    EndTransaction { half: Half, resolution: Resolution },
+    /// Takes a delayed message back: [`Answer::Done`]; refused if it is no
+    /// longer delayed.
+    Recall { handle: RecallHandle },
     /// Something about one queue.
     Queue { queue: MessageQueue, what: QueueAsk },
 }

@@ -1,31 +1,30 @@
 //! Requests other than sends: questions and settings that can be repeated, and
 //! are, until they are answered or their time is up.
 
+mod requests;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
-    Answer, Ask, ClientError, Done, MessageQueue, Pulled, QueueAsk, Ticket,
+    Answer, Ask, ClientError, Done, QueueAsk, Ticket,
     context::{Context, Purpose, Reply, Timer},
     routes::News,
 };
 use crate::{
     error::Rejected,
     ids::Name,
-    message::{Properties, Record, property},
     time::Time,
     wire::{
-        Fields, Frame,
-        body::{ClusterInfo, ConsumerIds, TagFilter, TopicRoute, perm},
+        Fields,
+        body::perm,
         code,
-        header::{
-            CreateTopicHeader, GroupHeader, OffsetReply, PullHeader, PullReply, QueryOffsetHeader,
-            QueueHeader, SearchOffsetHeader, TopicHeader, UpdateOffsetHeader, pull_flag,
-        },
+        header::{CreateTopicHeader, GroupHeader, RecallHeader, TopicHeader},
         request,
     },
 };
+use requests::{brokers_of, queue_request, read_answer, refusal};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -62,11 +61,14 @@ impl Asks {
             let busy = Rejected::new(code::SYSTEM_BUSY, "too many unanswered requests");
             return cx.complete(ticket, Done::Answered(Err(ClientError::Refused(busy))));
         }
-        let hold = match &ask {
-            Ask::Queue { what: QueueAsk::Pull { hold, .. }, .. } => *hold,
-            _ => Duration::ZERO,
+        let time = match &ask {
+            Ask::Queue { what: QueueAsk::Pull { hold, .. }, .. } => {
+                *hold + cx.config.request_timeout
+            }
+            Ask::EndTransaction { .. } => cx.config.end_transaction_timeout,
+            _ => cx.config.request_timeout,
         };
-        let deadline = cx.now.mono + hold + cx.config.request_timeout;
+        let deadline = cx.now.mono + time;
         cx.timers.set(deadline, Timer::Ask(ticket));
         let pending = Pending {
             ask,
@@ -94,6 +96,16 @@ impl Asks {
             Ask::CreateTopic { .. } | Ask::Cluster => return self.create_on_brokers(cx, ticket),
             Ask::Queues { topic } | Ask::GroupMembers { topic, .. } => topic.as_str().into(),
             Ask::Queue { queue, .. } => queue.topic.clone(),
+            Ask::EndTransaction { half, resolution } => {
+                let route = cx.routes.get(&half.shard.topic);
+                let master = route.and_then(|route| route.master(&half.broker_name));
+                let addr = master.unwrap_or(half.addr);
+                let timeout = pending.time_per_try(cx.now.mono).min(cx.config.request_timeout);
+                let (code, fields) = (request::END_TRANSACTION, half.fields(*resolution));
+                let purpose = Purpose::Ask(ticket, AskStep::Broker(addr));
+                return cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
+            }
+            Ask::Recall { handle } => handle.topic.as_str().into(),
         };
         let Some(route) = cx.route(&topic, false) else {
             self.waiting.entry(topic).or_default().push(ticket);
@@ -111,6 +123,15 @@ impl Asks {
             Ask::Queue { queue, what } => {
                 let (code, fields) = queue_request(queue, what);
                 (route.master(&queue.broker), code, fields)
+            }
+            Ask::Recall { handle } => {
+                let header = RecallHeader {
+                    producer_group: Some(&cx.config.producer_group),
+                    topic: &topic,
+                    recall_handle: &handle.encode(),
+                };
+                let broker = handle.broker.as_str().into();
+                (route.master(&broker), request::RECALL_MESSAGE, header.fields())
             }
             _ => return,
         };
@@ -200,6 +221,11 @@ impl Asks {
             {
                 self.finish(cx, ticket, Ok(Answer::Done))
             }
+            (_, Ask::EndTransaction { .. })
+                if matches!(frame.code, code::SYSTEM_BUSY | code::SERVICE_NOT_AVAILABLE) =>
+            {
+                self.retry_later(cx, ticket, frame.remark)
+            }
             (_, ask) => {
                 let answer = read_answer(ask, frame);
                 self.finish(cx, ticket, answer);
@@ -263,126 +289,5 @@ impl Pending {
             Ask::Queue { what: QueueAsk::Pull { .. }, .. } => left,
             _ => left / 2,
         }
-    }
-}
-
-fn queue_request(queue: &MessageQueue, what: &QueueAsk) -> (i32, Fields) {
-    let (topic, queue) = (&*queue.topic, queue.queue);
-    match what {
-        QueueAsk::MinOffset => (request::GET_MIN_OFFSET, QueueHeader { topic, queue }.fields()),
-        QueueAsk::MaxOffset => (request::GET_MAX_OFFSET, QueueHeader { topic, queue }.fields()),
-        QueueAsk::OffsetAt(timestamp) => {
-            let header = SearchOffsetHeader { topic, queue, timestamp: *timestamp };
-            (request::SEARCH_OFFSET_BY_TIMESTAMP, header.fields())
-        }
-        QueueAsk::Committed { group } => {
-            let header =
-                QueryOffsetHeader { group, topic, queue, set_zero_if_not_found: Some(false) };
-            (request::QUERY_CONSUMER_OFFSET, header.fields())
-        }
-        QueueAsk::Commit { group, offset } => {
-            let header = UpdateOffsetHeader {
-                group,
-                topic,
-                queue,
-                commit_offset: *offset,
-                lock_epoch: None,
-                reset_epoch: None,
-            };
-            (request::UPDATE_CONSUMER_OFFSET, header.fields())
-        }
-        QueueAsk::Pull { group, offset, max, expression, hold } => {
-            let header = PullHeader {
-                group,
-                topic,
-                queue,
-                queue_offset: *offset,
-                max_messages: i32::try_from(*max).unwrap_or(i32::MAX),
-                sys_flag: pull_flag::SUSPEND | pull_flag::SUBSCRIPTION,
-                commit_offset: -1,
-                suspend_timeout: hold.as_millis() as i64,
-                subscription: Some(expression),
-                sub_version: 0,
-                expression_type: Some("TAG"),
-                max_bytes: None,
-                lock_epoch: None,
-                reset_epoch: None,
-            };
-            (request::PULL_MESSAGE, header.fields())
-        }
-    }
-}
-
-fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
-    let unusable = ClientError::Refused;
-    match ask {
-        Ask::Queue { what: QueueAsk::Committed { .. }, .. }
-            if frame.code == code::QUERY_NOT_FOUND =>
-        {
-            Ok(Answer::Committed(None))
-        }
-        Ask::Queue { what: QueueAsk::Pull { expression, .. }, .. }
-            if matches!(
-                frame.code,
-                code::PULL_NOT_FOUND | code::PULL_RETRY_IMMEDIATELY | code::PULL_OFFSET_MOVED
-            ) || frame.code == code::SUCCESS =>
-        {
-            read_pulled(&frame, expression).map(Answer::Pulled).map_err(unusable)
-        }
-        _ if frame.code != code::SUCCESS => Err(refusal(frame)),
-        Ask::Route { .. } => TopicRoute::parse(&frame.body).map(Answer::Route).map_err(unusable),
-        Ask::Cluster => ClusterInfo::parse(&frame.body).map(Answer::Cluster).map_err(unusable),
-        Ask::GroupMembers { .. } => ConsumerIds::parse(&frame.body)
-            .map(|members| Answer::Members(members.ids))
-            .map_err(unusable),
-        Ask::Queue { what, .. } => {
-            let offset = OffsetReply::parse(&frame.fields).map_err(unusable)?.offset;
-            match what {
-                QueueAsk::Committed { .. } => Ok(Answer::Committed(Some(offset))),
-                _ => Ok(Answer::Offset(offset)),
-            }
-        }
-        Ask::Queues { .. } | Ask::CreateTopic { .. } => Ok(Answer::Done),
-    }
-}
-
-fn read_pulled(frame: &Frame, expression: &str) -> Result<Pulled, Rejected> {
-    let reply = PullReply::parse(&frame.fields)?;
-    let filter = TagFilter::parse(expression, None)?;
-    let mut records = if frame.code == code::SUCCESS {
-        Record::parse_all(&frame.body)
-            .map_err(|error| Rejected::new(code::SYSTEM_ERROR, error.to_string()))?
-    } else {
-        Vec::new()
-    };
-    records.retain(|record| filter.matches_tag(Properties(&record.properties).get(property::TAGS)));
-    Ok(Pulled {
-        records,
-        next_offset: reply.next_offset,
-        min_offset: reply.min_offset,
-        max_offset: reply.max_offset,
-        offset_moved: frame.code == code::PULL_OFFSET_MOVED,
-    })
-}
-
-fn refusal(frame: Frame) -> ClientError {
-    ClientError::Refused(Rejected::new(frame.code, frame.remark))
-}
-
-/// The masters of a cluster.
-fn brokers_of(body: &[u8], cluster: &str) -> Result<Vec<SocketAddr>, Rejected> {
-    let info = ClusterInfo::parse(body)?;
-    let missing = |what: String| Rejected::new(code::SYSTEM_ERROR, what);
-    let names = info
-        .clusters
-        .get(cluster)
-        .ok_or_else(|| missing(format!("there is no cluster {cluster:.60?}")))?;
-    let masters: Vec<SocketAddr> = names
-        .iter()
-        .filter_map(|name| info.brokers.get(name)?.addrs.get(&0)?.parse().ok())
-        .collect();
-    match masters.is_empty() {
-        true => Err(missing(format!("no broker of cluster {cluster:.60?} is there"))),
-        false => Ok(masters),
     }
 }

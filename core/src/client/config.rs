@@ -27,6 +27,9 @@ pub struct ClientConfig {
     pub default_topic_queues: u32,
     /// For every request other than sends and pulls.
     pub request_timeout: Duration,
+    /// How long the decision of a transaction is repeated until it is answered.
+    /// Later its broker asks for it.
+    pub end_transaction_timeout: Duration,
     pub route_refresh: Duration,
     pub heartbeat_interval: Duration,
     /// A link that owes an answer and says nothing for this long is probed,
@@ -46,6 +49,7 @@ impl ClientConfig {
             default_topic: Some("TBW102".to_owned()),
             default_topic_queues: 4,
             request_timeout: Duration::from_secs(3),
+            end_transaction_timeout: Duration::from_secs(10),
             route_refresh: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(30),
             link_silence: Duration::from_secs(5),

@@ -169,13 +169,7 @@ impl Consumer {
             let Some(owned) = self.queues.get_mut(&number) else { return };
             let Some(progress) = &mut owned.progress else { return };
             let Some((offset, record, refused)) = progress.take() else { return };
-            let redelivered = refused + u32::try_from(record.reconsume_times).unwrap_or(0);
-            let message = Received {
-                record,
-                shard: owned.queue.shard(),
-                broker_name: owned.queue.broker.clone(),
-                redelivered,
-            };
+            let message = Received::new(record, owned.queue.broker.clone(), refused);
             self.next_delivery += 1;
             self.outstanding.insert(self.next_delivery, (number, offset));
             let delivery = DeliveryId { consumer: self.id, number: self.next_delivery };

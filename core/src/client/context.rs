@@ -20,12 +20,17 @@ use crate::{
     wire::{Fields, Frame, request},
 };
 
+/// How long a broker is left alone after a link to it was lost.
+const RELINK: Duration = Duration::from_secs(1);
+
 pub struct Context {
     pub now: Now,
     pub config: ClientConfig,
     pub client_id: String,
     /// The body that introduces this client to brokers.
     pub heartbeat: Bytes,
+    /// Brokers must be able to reach this client: lost links are replaced.
+    pub keeps_links: bool,
     pub rng: Rng,
     pub timers: Timers,
     pub routes: Routes,
@@ -40,6 +45,8 @@ pub enum Timer {
     Call(i32),
     LinkSilence(SocketAddr),
     Heartbeat,
+    /// A lost link to a broker is to be replaced.
+    Relink(SocketAddr),
     Route(Name),
     Send(Ticket),
     Ask(Ticket),
@@ -181,7 +188,7 @@ impl Context {
 
     /// The first thing that a broker hears on a new link is who we are, so that
     /// it knows our groups again after a restart.
-    fn introduce(&mut self, addr: SocketAddr) {
+    pub fn introduce(&mut self, addr: SocketAddr) {
         if !self.links.links.contains_key(&addr) && self.routes.is_broker(addr) {
             self.links.links.insert(addr, Link::default());
             self.send_heartbeat(addr);
@@ -264,6 +271,9 @@ impl Context {
     /// The link is gone. Returns the calls that fail with it, oldest first.
     pub fn on_link_down(&mut self, addr: SocketAddr, why: &str) -> Vec<(Purpose, CallFailed)> {
         let was_up = self.links.links.remove(&addr).is_some_and(|link| link.up);
+        if self.keeps_links {
+            self.timers.set(self.now.mono + RELINK, Timer::Relink(addr));
+        }
         // What the owner has not taken yet must not go out over the next link.
         self.outputs
             .retain(|output| !matches!(output, Output::Send { addr: to, .. } if *to == addr));

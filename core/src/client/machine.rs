@@ -6,14 +6,15 @@ use std::{
 };
 
 use super::{
-    ClientConfig, ClientError, Command, ConsumerConfig, ConsumerId, Done, Input, Output, SendError,
-    Ticket,
+    Answer, Ask, ClientConfig, ClientError, Command, ConsumerConfig, ConsumerId, Done, Input,
+    Output, SendError, Ticket,
     asks::Asks,
     consumer::Consumer,
     context::{CallFailed, Context, Links, Purpose, Reply, Timer, Timers},
     outgoing::MessageIds,
-    producer::Producer,
+    producer::{Kind, Producer},
     routes::{News, Routes},
+    transactions::Checks,
 };
 use crate::{
     error::Rejected,
@@ -34,6 +35,7 @@ pub struct ClientCore {
     cx: Context,
     producer: Producer,
     asks: Asks,
+    checks: Checks,
     consumers: BTreeMap<ConsumerId, Consumer>,
     next_consumer: u64,
     closing: Option<Closing>,
@@ -59,6 +61,7 @@ impl ClientCore {
             config,
             client_id,
             heartbeat: Default::default(),
+            keeps_links: false,
             rng,
             timers: Timers::default(),
             routes: Routes::default(),
@@ -69,6 +72,7 @@ impl ClientCore {
             cx,
             producer: Producer::new(ids),
             asks: Asks::default(),
+            checks: Checks::default(),
             consumers: BTreeMap::new(),
             next_consumer: 0,
             closing: None,
@@ -137,10 +141,17 @@ impl ClientCore {
         }
         match command {
             Command::Send { messages, options } => {
-                self.producer.send(cx, ticket, messages, options, false);
+                self.producer.send(cx, ticket, messages, options, Kind::Message);
             }
             Command::SendOneWay { message, options } => {
-                self.producer.send(cx, ticket, vec![message], options, true);
+                self.producer.send(cx, ticket, vec![message], options, Kind::OneWay);
+            }
+            Command::SendHalf { message, options } => {
+                self.producer.send(cx, ticket, vec![message], options, Kind::Half);
+            }
+            Command::OpenTransactions { topics } => {
+                self.checks.open(cx, topics.iter().map(|topic| topic.as_str().into()).collect());
+                cx.complete(ticket, Done::Answered(Ok(Answer::Done)));
             }
             Command::Subscribe(config) => {
                 let subscribed = self.subscribe(*config);
@@ -161,7 +172,12 @@ impl ClientCore {
                 }
                 None => cx.complete(ticket, Done::Closed),
             },
-            Command::Ask(ask) => self.asks.ask(cx, ticket, ask),
+            Command::Ask(ask) => {
+                if let Ask::EndTransaction { half, .. } = &ask {
+                    self.checks.on_answer(half);
+                }
+                self.asks.ask(cx, ticket, ask);
+            }
             Command::Close => self.close(ticket),
         }
     }
@@ -174,7 +190,10 @@ impl ClientCore {
             Command::Subscribe(_) => Done::Subscribed(Err(ClientError::Closed)),
             Command::Assignment(_) => Done::Assignment(Vec::new()),
             Command::Offsets(_) => Done::Offsets(BTreeMap::new()),
-            Command::Ask(_) => Done::Answered(Err(ClientError::Closed)),
+            Command::SendHalf { .. } => Done::HalfSent(Err(SendError::Refused(refused()))),
+            Command::Ask(_) | Command::OpenTransactions { .. } => {
+                Done::Answered(Err(ClientError::Closed))
+            }
             Command::CloseConsumer(_) => Done::Closed,
             Command::Close => {
                 if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.done) {
@@ -230,6 +249,9 @@ impl ClientCore {
                     self.producer.on_news(cx, &topic, &news);
                     self.asks.on_news(cx, &topic, &news);
                     if news == News::Found {
+                        if self.checks.concerns(&topic) {
+                            self.checks.meet_brokers(cx);
+                        }
                         for consumer in self.consumers.values_mut() {
                             consumer.on_topic_changed(cx, &topic);
                         }
@@ -257,6 +279,8 @@ impl ClientCore {
             for consumer in self.consumers.values_mut().filter(|c| c.group() == group) {
                 consumer.rebalance_now(&mut self.cx);
             }
+        } else if frame.code == request::CHECK_TRANSACTION_STATE {
+            self.checks.on_check(&mut self.cx, addr, &frame);
         } else if !frame.is_one_way() {
             let remark = format!("a client does not answer request {}", frame.code);
             let code = code::REQUEST_CODE_NOT_SUPPORTED;
@@ -276,11 +300,17 @@ impl ClientCore {
             Timer::Heartbeat => {
                 let (now, interval) = (cx.now.mono, cx.config.heartbeat_interval);
                 cx.timers.set(now + interval, Timer::Heartbeat);
+                self.checks.meet_brokers(cx);
                 for broker in cx.routes.brokers() {
                     // A producer alone has no need to meet brokers it sends nothing to.
                     if !self.consumers.is_empty() || cx.links.is_up(broker) {
                         cx.send_heartbeat(broker);
                     }
+                }
+            }
+            Timer::Relink(addr) => {
+                if cx.routes.is_broker(addr) {
+                    cx.introduce(addr);
                 }
             }
             Timer::Route(topic) => cx.on_route_timer(&topic),

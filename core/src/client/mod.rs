@@ -7,6 +7,7 @@ mod config;
 mod consumer;
 mod context;
 mod machine;
+mod message;
 mod outgoing;
 mod producer;
 mod progress;
@@ -15,15 +16,18 @@ mod routes;
 mod selection;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 pub use api::{
-    Answer, Ask, Change, ClientError, Message, MessageQueue, OffsetSource, Pulled, QueueAsk,
-    Received, SendError, SendOptions, SendReceipt, SendStatus,
+    Answer, Ask, Change, ClientError, MessageQueue, OffsetSource, Pulled, QueueAsk, Received,
+    SendError, SendOptions, SendReceipt, SendStatus,
 };
 pub use config::{ClientConfig, ConsumeMode, ConsumerConfig, StartAt};
 pub use machine::ClientCore;
+pub use message::{Delay, Message};
+pub use transactions::{Check, Half, MAX_CHECKS};
 
 use crate::wire::{Frame, frame::Packet};
 
@@ -50,6 +54,12 @@ pub enum Command {
     Send { messages: Vec<Message>, options: SendOptions },
     /// No answer is asked for; [`Done::HandedOver`].
     SendOneWay { message: Message, options: SendOptions },
+    /// A message that its broker keeps unseen until a producer of this
+    /// client's group decides ([`Ask::EndTransaction`]). [`Done::HalfSent`]
+    SendHalf { message: Message, options: SendOptions },
+    /// From now on brokers of these topics may ask what became of a transaction
+    /// of this client's producer group: [`Output::Check`]. [`Done::Answered`]
+    OpenTransactions { topics: Vec<String> },
     /// [`Done::Subscribed`]
     Subscribe(Box<ConsumerConfig>),
     /// The queues that this member owns now, sorted: [`Done::Assignment`].
@@ -120,6 +130,9 @@ pub enum Output {
         delivery: DeliveryId,
         message: Received,
     },
+    /// To be answered by [`Ask::EndTransaction`], now or later, or not at all:
+    /// then the broker will ask again.
+    Check(Box<Check>),
     /// What the consumer owns, or where it reads, has changed.
     Changed {
         consumer: ConsumerId,
@@ -136,6 +149,7 @@ pub enum Output {
 pub enum Done {
     Sent(Result<SendReceipt, SendError>),
     HandedOver(Result<(), SendError>),
+    HalfSent(Result<Half, SendError>),
     Subscribed(Result<ConsumerId, ClientError>),
     Assignment(Vec<MessageQueue>),
     Offsets(BTreeMap<MessageQueue, i64>),

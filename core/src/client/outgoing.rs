@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::Message;
+use super::{Delay, Message};
 use crate::{
     error::Rejected,
-    message::{self, Properties, hex, property},
+    message::{self, Properties, hex, property, sys_flag},
     rng::Rng,
     wire::{
         body::{BatchRecord, put_batch_record},
@@ -21,6 +21,7 @@ pub struct Outgoing {
     pub properties: String,
     pub flag: i32,
     pub is_batch: bool,
+    pub sys_flag: i32,
     pub sharding_key: Option<String>,
     /// Of the first message.
     pub message_id: String,
@@ -47,12 +48,29 @@ impl Outgoing {
                     body: message.body,
                     flag: message.flag,
                     is_batch: false,
+                    sys_flag: 0,
                     sharding_key: message.sharding_key,
                     message_id: id,
                 })
             }
             _ => Outgoing::batch(messages, ids, wall),
         }
+    }
+
+    /// A message that waits unseen for the word of its producers.
+    pub fn half(
+        message: Message,
+        producer_group: &str,
+        ids: &mut MessageIds,
+        wall: i64,
+    ) -> Result<Outgoing, Rejected> {
+        if message.delay.is_some() {
+            return Err(illegal("a transaction's message cannot be delayed"));
+        }
+        let message =
+            message.property(property::TRAN_MSG, "true").property(property::PGROUP, producer_group);
+        let half = Outgoing::new(vec![message], ids, wall)?;
+        Ok(Outgoing { sys_flag: sys_flag::TRANSACTION_PREPARED, ..half })
     }
 
     fn batch(
@@ -67,7 +85,7 @@ impl Outgoing {
             if message.topic != topic || message.sharding_key != sharding_key {
                 return Err(illegal("a batch goes to one topic, under one sharding key"));
             }
-            if message.delay_level.is_some() {
+            if message.delay.is_some() {
                 return Err(illegal("a batch cannot hold delayed messages"));
             }
             let id = ids.next(wall);
@@ -88,6 +106,7 @@ impl Outgoing {
             properties: String::new(),
             flag: 0,
             is_batch: true,
+            sys_flag: 0,
             sharding_key,
             message_id: first_id.unwrap_or_default(),
         })
@@ -112,12 +131,16 @@ fn check(message: &Message) -> Result<(), Rejected> {
 
 fn encode_properties(message: &Message, id: &str) -> Result<String, Rejected> {
     let keys = message.keys.join(" ");
-    let delay = message.delay_level.map(|level| level.to_string());
+    let delay = message.delay.map(|delay| match delay {
+        Delay::Level(level) => (property::DELAY, level.to_string()),
+        Delay::After(delay) => (property::TIMER_DELAY_MS, delay.as_millis().to_string()),
+        Delay::At(wall) => (property::TIMER_DELIVER_MS, wall.to_string()),
+    });
     let mut known = vec![(property::UNIQ_KEY, id), (property::WAIT, "true")];
     known.extend(message.tag.as_deref().map(|tag| (property::TAGS, tag)));
     known.extend((!keys.is_empty()).then_some((property::KEYS, keys.as_str())));
     known.extend(message.sharding_key.as_deref().map(|key| (property::SHARDING_KEY, key)));
-    known.extend(delay.as_deref().map(|level| (property::DELAY, level)));
+    known.extend(delay.as_ref().map(|(key, value)| (*key, value.as_str())));
     let own = message.properties.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let mut out = Vec::new();
     for (key, value) in known.into_iter().chain(own) {

@@ -3,11 +3,12 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
     time::Duration,
 };
 
 use super::{
-    Done, Message, MessageQueue, SendError, SendOptions, SendReceipt, SendStatus, Ticket,
+    Done, Half, Message, MessageQueue, SendError, SendOptions, SendReceipt, SendStatus, Ticket,
     api::worth_another_try,
     context::{CallFailed, Context, Purpose, Reply, Timer},
     outgoing::{MessageIds, Outgoing},
@@ -30,6 +31,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 /// A try shorter than this proves nothing about the broker.
 const SHORTEST_TRY: Duration = Duration::from_millis(50);
+
 pub struct Producer {
     ids: MessageIds,
     sends: BTreeMap<Ticket, Send>,
@@ -47,7 +49,7 @@ struct Send {
     topic: Name,
     target: Target,
     ordered: bool,
-    one_way: bool,
+    kind: Kind,
     deadline: Time,
     /// Tries after the present one that may leave an unknown outcome.
     tries_left: u32,
@@ -57,10 +59,22 @@ struct Send {
     state: State,
     /// The queue of the last try; of an ordered send, its lane.
     queue: Option<MessageQueue>,
+    /// Where the last try went.
+    addr: Option<SocketAddr>,
     tried_at: Time,
     /// A try went out and was never answered.
     maybe_stored: Option<String>,
     refusal: Rejected,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Message,
+    OneWay,
+    /// Not sent again after a lost answer: two halves of one transaction would
+    /// both be committed when they are checked.
+    Half,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,16 +103,15 @@ impl Producer {
         ticket: Ticket,
         messages: Vec<Message>,
         options: SendOptions,
-        one_way: bool,
+        kind: Kind,
     ) {
-        let outgoing = if self.sends.len() >= cx.config.max_unresolved_sends {
-            Err(Rejected::new(code::SYSTEM_BUSY, "too many sends without an outcome"))
-        } else {
-            Outgoing::new(messages, &mut self.ids, cx.now.wall)
-        };
-        let outgoing = match outgoing {
+        let outgoing = match self.accept(cx, messages, kind) {
             Ok(outgoing) => outgoing,
-            Err(refusal) => return complete(cx, ticket, one_way, Err(SendError::Refused(refusal))),
+            Err(refusal) => {
+                let refused = SendError::Refused(refusal);
+                let done = outcome(cx, kind, None, Err(refused));
+                return cx.complete(ticket, done);
+            }
         };
         let target = match (options.queue, &outgoing.sharding_key) {
             (Some(queue), _) => Target::Queue(queue),
@@ -111,13 +124,14 @@ impl Producer {
             ordered: options.ordered && !matches!(target, Target::Any),
             target,
             outgoing,
-            one_way,
+            kind,
             deadline,
-            tries_left: if one_way { 0 } else { cx.config.send_retries },
+            tries_left: if kind == Kind::OneWay { 0 } else { cx.config.send_retries },
             tries: 0,
             failures: 0,
             state: State::WaitsForRoute,
             queue: None,
+            addr: None,
             tried_at: cx.now.mono,
             maybe_stored: None,
             refusal: Rejected::new(code::SERVICE_NOT_AVAILABLE, "no route was found in time"),
@@ -125,6 +139,27 @@ impl Producer {
         cx.timers.set(deadline, Timer::Send(ticket));
         self.sends.insert(ticket, send);
         self.try_send(cx, ticket);
+    }
+
+    fn accept(
+        &mut self,
+        cx: &Context,
+        mut messages: Vec<Message>,
+        kind: Kind,
+    ) -> Result<Outgoing, Rejected> {
+        if self.sends.len() >= cx.config.max_unresolved_sends {
+            return Err(Rejected::new(code::SYSTEM_BUSY, "too many sends without an outcome"));
+        }
+        let (ids, wall) = (&mut self.ids, cx.now.wall);
+        match (kind, messages.pop()) {
+            (Kind::Half, Some(message)) => {
+                Outgoing::half(message, &cx.config.producer_group, ids, wall)
+            }
+            (_, last) => {
+                messages.extend(last);
+                Outgoing::new(messages, ids, wall)
+            }
+        }
     }
 
     /// Makes the next try, or waits for what it needs.
@@ -174,7 +209,7 @@ impl Producer {
             default_topic: Some(cx.config.default_topic.as_deref().unwrap_or("TBW102")),
             default_topic_queues: Some(cx.config.default_topic_queues),
             queue: queue.queue as i32,
-            sys_flag: 0,
+            sys_flag: send.outgoing.sys_flag,
             born_wall: cx.now.wall,
             flag: send.outgoing.flag,
             properties: Some(&send.outgoing.properties),
@@ -192,8 +227,9 @@ impl Producer {
             false => request::SEND_MESSAGE_V2,
         };
         send.queue = Some(queue);
+        send.addr = Some(addr);
         send.tries += 1;
-        if send.one_way {
+        if send.kind == Kind::OneWay {
             cx.call_one_way(addr, request, fields, body);
             return self.finish_one_way(cx, ticket);
         }
@@ -219,6 +255,9 @@ impl Producer {
                     }
                     CallFailed::Lost(why) => {
                         send.maybe_stored = Some(why);
+                        if send.kind == Kind::Half {
+                            return self.give_up(cx, ticket);
+                        }
                         self.retry_or_give_up(cx, ticket)
                     }
                 };
@@ -345,7 +384,8 @@ impl Producer {
 
     fn finish(&mut self, cx: &mut Context, ticket: Ticket, result: Result<SendReceipt, SendError>) {
         let Some(send) = self.forget(cx, ticket) else { return };
-        complete(cx, ticket, send.one_way, result);
+        let done = outcome(cx, send.kind, send.addr, result);
+        cx.complete(ticket, done);
         self.next_in_lane(cx, ticket, send);
     }
 
@@ -378,17 +418,18 @@ impl Producer {
     }
 }
 
-fn complete(
-    cx: &mut Context,
-    ticket: Ticket,
-    one_way: bool,
+fn outcome(
+    cx: &Context,
+    kind: Kind,
+    addr: Option<SocketAddr>,
     result: Result<SendReceipt, SendError>,
-) {
-    let done = match one_way {
-        true => Done::HandedOver(result.map(drop)),
-        false => Done::Sent(result),
-    };
-    cx.complete(ticket, done);
+) -> Done {
+    match (kind, addr, result) {
+        (Kind::Message, _, result) => Done::Sent(result),
+        (Kind::OneWay, _, result) => Done::HandedOver(result.map(drop)),
+        (Kind::Half, Some(addr), Ok(receipt)) => Done::HalfSent(Half::sent(cx, addr, receipt)),
+        (Kind::Half, _, result) => Done::HalfSent(Err(result.expect_err("sent to no address"))),
+    }
 }
 
 fn receipt(
@@ -407,6 +448,7 @@ fn receipt(
         message_id: send.outgoing.message_id.clone(),
         offset_message_id: reply.message_id.to_owned(),
         status,
+        recall_handle: reply.recall_handle.map(str::to_owned),
         tries: send.tries,
     })
 }

@@ -172,6 +172,14 @@ impl Routes {
         self.routes().any(|route| route.masters().any(|master| master == addr))
     }
 
+    /// The name of the broker at this address; empty if no route knows it.
+    pub fn name_of(&self, addr: SocketAddr) -> Name {
+        let mut masters = self.routes().flat_map(|route| &route.masters);
+        masters
+            .find(|(_, master)| **master == addr)
+            .map_or_else(|| "".into(), |(name, _)| name.clone())
+    }
+
     /// All brokers of topics in use, sorted.
     pub fn brokers(&self) -> Vec<SocketAddr> {
         let mut brokers: Vec<_> = self.routes().flat_map(|route| route.masters()).collect();

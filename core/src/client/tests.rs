@@ -3,6 +3,7 @@
 mod consuming;
 mod sending;
 mod storms;
+mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::{
-    message::Record,
+    ids::Position,
+    message::{Record, offset_message_id},
     time::{Now, Time},
     wire::{
         Fields,
@@ -116,8 +118,9 @@ impl Tables {
                 record.body = frame.body.clone();
                 record.topic = header.topic.to_owned();
                 log.push(record);
+                let position = Position(log.len() as u64 * 100);
                 let reply = SendReply {
-                    message_id: "offset-id",
+                    message_id: &offset_message_id(addr, position),
                     queue: header.queue as u32,
                     queue_offset: log.len() as i64 - 1,
                     transaction_id: None,
@@ -152,7 +155,9 @@ impl Tables {
                 offset(self.logs.get(&(addr, header.queue)).map_or(0, |log| log.len() as i64))
             }
             request::PULL_MESSAGE => self.pull(addr, frame),
-            request::HEART_BEAT | request::UNREGISTER_CLIENT => ok(Fields::default()),
+            request::HEART_BEAT | request::UNREGISTER_CLIENT | request::END_TRANSACTION => {
+                ok(Fields::default())
+            }
             other => panic!("no table answers {other}"),
         }
     }
@@ -195,7 +200,10 @@ pub struct Rig {
     pub done: Vec<(Time, Ticket, Done)>,
     pub delivered: VecDeque<(DeliveryId, Received)>,
     pub changes: Vec<Change>,
+    pub checks: Vec<Check>,
     pub closed_links: Vec<(Time, SocketAddr)>,
+    /// What the client answered to brokers' requests.
+    pub answers: Vec<(SocketAddr, Frame)>,
     up: Vec<SocketAddr>,
     next_ticket: Ticket,
 }
@@ -217,7 +225,9 @@ impl Rig {
             done: Vec::new(),
             delivered: VecDeque::new(),
             changes: Vec::new(),
+            checks: Vec::new(),
             closed_links: Vec::new(),
+            answers: Vec::new(),
             up: Vec::new(),
             next_ticket: 0,
         }
@@ -255,6 +265,7 @@ impl Rig {
                 Output::Deliver { delivery, message } => {
                     self.delivered.push_back((delivery, message));
                 }
+                Output::Check(check) => self.checks.push(*check),
                 Output::Changed { change, .. } => self.changes.push(change),
                 Output::Left { .. } => {}
             }
@@ -263,6 +274,9 @@ impl Rig {
 
     fn on_packet(&mut self, addr: SocketAddr, bytes: &[u8]) {
         let frame = frame::decode(&mut BytesMut::from(bytes), frame::MAX_FRAME).unwrap().unwrap();
+        if frame.is_response() {
+            return self.answers.push((addr, frame));
+        }
         self.requests.push((self.now, addr, frame.clone()));
         match (self.meddle)(addr, &frame) {
             Fate::Silence => self.link_up(addr),
@@ -287,6 +301,19 @@ impl Rig {
                 }
             }
         }
+    }
+
+    pub fn link_down(&mut self, addr: SocketAddr) {
+        self.up.retain(|up| *up != addr);
+        self.tables.held.retain(|(from, _)| *from != addr);
+        self.input(Input::LinkDown { addr, why: "cut".to_owned() });
+        self.settle_down();
+    }
+
+    /// A broker asks this client something.
+    pub fn request(&mut self, addr: SocketAddr, frame: Frame) {
+        self.input(Input::Frame { addr, frame });
+        self.settle_down();
     }
 
     fn link_up(&mut self, addr: SocketAddr) {
@@ -332,9 +359,7 @@ impl Rig {
     pub fn notify_members_changed(&mut self, group: &str) {
         let fields = GroupHeader { group }.fields();
         let code = request::NOTIFY_CONSUMER_IDS_CHANGED;
-        let frame = Frame::request(code, 1, fields, Bytes::new()).one_way();
-        self.input(Input::Frame { addr: broker(1), frame });
-        self.settle_down();
+        self.request(broker(1), Frame::request(code, 1, fields, Bytes::new()).one_way());
     }
 
     pub fn outcome(&self, ticket: Ticket) -> Option<(Time, &Done)> {

@@ -2,6 +2,7 @@
 //! of it.
 
 mod handle;
+mod transactions;
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +19,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use handle::{Changes, Client, Consumer, Delivery, PullConsumer};
 use handle::{Feed, Request, Settlement};
+pub use transactions::{Check, Checks, Transactions};
 
 use super::connection::{Outbox, read_frames, write_packets};
 use crate::{
-    client::{ClientConfig, ClientCore, Command, ConsumerId, Done, Input, Output, Ticket},
+    client::{
+        self, Change, ClientConfig, ClientCore, Command, ConsumerId, Done, Input, Output, Ticket,
+    },
     ids::ConnId,
     runtime::Runtime,
     time::Time,
@@ -51,6 +55,7 @@ pub fn start<R: Runtime>(rt: R, config: ClientConfig) -> Client {
         waiting: BTreeMap::new(),
         subscribing: BTreeMap::new(),
         consumers: BTreeMap::new(),
+        checks: None,
         events,
         settlements: settlements.clone(),
     };
@@ -76,7 +81,8 @@ struct Link {
 }
 
 struct Subscriber {
-    feed: Feed,
+    deliveries: mpsc::Sender<Delivery>,
+    changes: mpsc::Sender<Change>,
     redelivery_delay: Duration,
 }
 
@@ -89,6 +95,7 @@ struct Running<R: Runtime> {
     waiting: BTreeMap<Ticket, oneshot::Sender<Done>>,
     subscribing: BTreeMap<Ticket, Subscriber>,
     consumers: BTreeMap<ConsumerId, Subscriber>,
+    checks: Option<mpsc::Sender<client::Check>>,
     events: mpsc::Sender<Event>,
     settlements: mpsc::UnboundedSender<Settlement>,
 }
@@ -167,9 +174,14 @@ impl<R: Runtime> Running<R> {
         for request in batch.requests.drain(..) {
             let ticket = next(&mut self.next_ticket);
             self.waiting.insert(ticket, request.reply);
-            if let (Some(feed), Command::Subscribe(config)) = (request.feed, &request.command) {
-                let redelivery_delay = config.redelivery_delay;
-                self.subscribing.insert(ticket, Subscriber { feed, redelivery_delay });
+            match (request.feed, &request.command) {
+                (Some(Feed::Consumer { deliveries, changes }), Command::Subscribe(config)) => {
+                    let redelivery_delay = config.redelivery_delay;
+                    let subscriber = Subscriber { deliveries, changes, redelivery_delay };
+                    self.subscribing.insert(ticket, subscriber);
+                }
+                (Some(Feed::Checks(checks)), _) => self.checks = Some(checks),
+                _ => {}
             }
             self.core.handle(now, Input::Command { ticket, command: request.command });
         }
@@ -199,11 +211,17 @@ impl<R: Runtime> Running<R> {
                 Output::Changed { consumer, change } => {
                     if let Some(subscriber) = self.consumers.get(&consumer) {
                         // Full when the application does not want to know.
-                        let _ = subscriber.feed.changes.try_send(change);
+                        let _ = subscriber.changes.try_send(change);
                     }
                 }
                 Output::Left { consumer } => {
                     self.consumers.remove(&consumer);
+                }
+                Output::Check(check) => {
+                    if let Some(checks) = &self.checks {
+                        // Dropped when nobody takes it: the broker will ask again.
+                        let _ = checks.try_send(*check);
+                    }
                 }
                 Output::Deliver { delivery, message } => {
                     let Some(subscriber) = self.consumers.get(&delivery.consumer) else { continue };
@@ -214,7 +232,7 @@ impl<R: Runtime> Running<R> {
                         settlements: Some(self.settlements.clone()),
                     };
                     // A dropped consumer's delivery settles itself by being dropped.
-                    let _ = subscriber.feed.deliveries.try_send(delivery);
+                    let _ = subscriber.deliveries.try_send(delivery);
                 }
             }
         }

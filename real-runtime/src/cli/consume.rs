@@ -93,13 +93,13 @@ impl Consume {
             }
             Format::Json => {
                 let message = json!({
-                    "topic": &*delivery.shard.topic,
+                    "topic": &*delivery.topic,
                     "queue": delivery.shard.queue,
                     "offset": delivery.queue_offset(),
                     "id": delivery.message_id(),
                     "tag": delivery.tag(),
                     "keys": delivery.keys().collect::<Vec<_>>(),
-                    "redelivered": delivery.redelivered,
+                    "attempts": delivery.attempts,
                     "body": String::from_utf8_lossy(delivery.body()),
                 });
                 writeln!(out, "{message}")?;

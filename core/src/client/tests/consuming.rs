@@ -168,7 +168,7 @@ fn a_refused_message_comes_again_after_its_delay() {
     assert!(rig.delivered.is_empty());
     rig.run_for(Duration::from_millis(200));
     let (_, again) = rig.delivered.pop_front().unwrap();
-    assert_eq!((again.queue_offset(), again.redelivered), (1, 1));
+    assert_eq!((again.queue_offset(), again.attempts), (1, 2));
 }
 
 #[test]

@@ -7,12 +7,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     client::{
-        Answer, Ask, Change, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId, Done,
-        Message, MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt,
-        Verdict,
+        Answer, Ask, Change, Check, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId,
+        Done, Half, Message, MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions,
+        SendReceipt, Verdict,
     },
     error::Rejected,
     wire::{
+        RecallHandle,
         body::{ClusterInfo, TopicRoute},
         code,
     },
@@ -20,15 +21,15 @@ use crate::{
 
 pub(super) struct Request {
     pub command: Command,
-    /// Of a `Subscribe`.
+    /// Of a `Subscribe` or an `OpenTransactions`.
     pub feed: Option<Feed>,
     pub reply: oneshot::Sender<Done>,
 }
 
-/// Where a consumer's deliveries and changes go.
-pub(super) struct Feed {
-    pub deliveries: mpsc::Sender<Delivery>,
-    pub changes: mpsc::Sender<Change>,
+/// Where a consumer's deliveries and changes go, or the checks.
+pub(super) enum Feed {
+    Consumer { deliveries: mpsc::Sender<Delivery>, changes: mpsc::Sender<Change> },
+    Checks(mpsc::Sender<Check>),
 }
 
 /// Changes that nobody has read yet; further ones are not told.
@@ -102,11 +103,31 @@ impl Client {
             Ok(Done::Sent(result)) => result,
             Ok(_) => Err(not_sent()),
             Err(CallError::NotTaken) => Err(not_sent()),
-            Err(CallError::NoAnswer) => {
-                let why = "the client stopped".to_owned();
-                Err(SendError::Unknown { why, tries: u32::MAX })
-            }
+            Err(CallError::NoAnswer) => Err(stopped()),
         }
+    }
+
+    pub(super) async fn send_half(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<Half, SendError> {
+        let Ok(_permit) = self.unresolved.acquire().await else { return Err(not_sent()) };
+        match self.call(Command::SendHalf { message, options }, None).await {
+            Ok(Done::HalfSent(result)) => result,
+            Err(CallError::NoAnswer) => Err(stopped()),
+            _ => Err(not_sent()),
+        }
+    }
+
+    /// Takes a delayed message back, by the handle in its receipt. Refused if
+    /// it is no longer delayed.
+    pub async fn recall(&self, handle: &str) -> Result<(), ClientError> {
+        let Some(handle) = RecallHandle::decode(handle) else {
+            let why = format!("{handle:.60?} is no recall handle");
+            return Err(ClientError::Refused(Rejected::new(code::INVALID_PARAMETER, why)));
+        };
+        self.ask(Ask::Recall { handle }).await.map(drop)
     }
 
     /// Joins a group. Messages come from [`Consumer::next`].
@@ -114,7 +135,7 @@ impl Client {
         // Never full: the value hands out at most this many unsettled deliveries.
         let (sender, deliveries) = mpsc::channel(config.max_outstanding.max(1));
         let (changes_in, changes) = mpsc::channel(UNREAD_CHANGES);
-        let feed = Feed { deliveries: sender, changes: changes_in };
+        let feed = Feed::Consumer { deliveries: sender, changes: changes_in };
         match self.call(Command::Subscribe(Box::new(config)), Some(feed)).await {
             Ok(Done::Subscribed(id)) => {
                 let changes = Some(Changes(changes));
@@ -226,7 +247,11 @@ impl Client {
         let _ = self.call(Command::Close, None).await;
     }
 
-    async fn call(&self, command: Command, feed: Option<Feed>) -> Result<Done, CallError> {
+    pub(super) async fn call(
+        &self,
+        command: Command,
+        feed: Option<Feed>,
+    ) -> Result<Done, CallError> {
         let (reply, done) = oneshot::channel();
         let request = Request { command, feed, reply };
         self.requests.send(request).await.map_err(|_| CallError::NotTaken)?;
@@ -234,13 +259,44 @@ impl Client {
     }
 }
 
-enum CallError {
+/// A handle that does not keep the client open.
+pub(super) struct WeakClient {
+    requests: mpsc::WeakSender<Request>,
+    settlements: mpsc::UnboundedSender<Settlement>,
+    unresolved: Arc<Semaphore>,
+}
+
+impl Client {
+    pub(super) fn downgrade(&self) -> WeakClient {
+        WeakClient {
+            requests: self.requests.downgrade(),
+            settlements: self.settlements.clone(),
+            unresolved: self.unresolved.clone(),
+        }
+    }
+}
+
+impl WeakClient {
+    pub fn upgrade(&self) -> Option<Client> {
+        Some(Client {
+            requests: self.requests.upgrade()?,
+            settlements: self.settlements.clone(),
+            unresolved: self.unresolved.clone(),
+        })
+    }
+}
+
+pub(super) enum CallError {
     NotTaken,
     NoAnswer,
 }
 
 fn not_sent() -> SendError {
     SendError::Refused(Rejected::new(code::SERVICE_NOT_AVAILABLE, "the client is closed"))
+}
+
+fn stopped() -> SendError {
+    SendError::Unknown { why: "the client stopped".to_owned(), tries: u32::MAX }
 }
 
 fn unexpected(answer: &Answer) -> ClientError {
