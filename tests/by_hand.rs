@@ -185,9 +185,15 @@ impl ByHand {
 
     /// Hands a request in without letting the broker do anything about it yet.
     pub fn request(&mut self, code: i32, fields: Fields, body: Vec<u8>) -> i32 {
-        self.opaque += 1;
-        let frame = Frame::request(code, self.opaque, fields, body.into());
+        let opaque = self.next_opaque();
+        let frame = Frame::request(code, opaque, fields, body.into());
         self.input(Input::Frame { conn: ConnId(1), frame });
+        opaque
+    }
+
+    /// A number for a request that nobody has used.
+    pub fn next_opaque(&mut self) -> i32 {
+        self.opaque += 1;
         self.opaque
     }
 

@@ -4,6 +4,7 @@ mod clients;
 mod conformance;
 mod crash_points;
 mod oracles_bite;
+mod orderly;
 mod real_smoke;
 mod scenarios;
 mod transcripts;

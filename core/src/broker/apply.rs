@@ -115,11 +115,7 @@ impl<D: Disk> Broker<D> {
                 answer
             }
         };
-        match answer {
-            Answer::Nothing => {}
-            Answer::Send(answer) => self.answer_send(*answer),
-            Answer::Packet(conn, packet) => self.outputs.push_back(Output::Send { conn, packet }),
-        }
+        self.answer(answer);
         Ok(())
     }
 
@@ -183,11 +179,16 @@ impl<D: Disk> Broker<D> {
         let ready = match command {
             Command::Started { .. } => {
                 self.phase = Phase::Serving;
+                self.state.locks.hold_all(now.mono + self.config.lock_lease);
                 self.outputs.push_back(Output::Registered);
                 None
             }
             Command::Topic(config) => Some(Needed::Topic(config.name.clone())),
             Command::Group(config) => Some(Needed::Group(config.name.clone())),
+            Command::Lock(change) => {
+                self.owners_changed(now, change);
+                None
+            }
             Command::Jumped { .. } | Command::Offsets(_) => None,
         };
         if let Some(needed) = ready {

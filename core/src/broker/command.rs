@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::locks;
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
@@ -53,6 +54,7 @@ pub enum Command {
     Topic(TopicConfig),
     Group(GroupConfig),
     Offsets(Vec<OffsetCommit>),
+    Lock(locks::Change),
 }
 
 /// Leads every encoded command; a broker refuses versions it does not know.
@@ -67,7 +69,8 @@ impl Command {
             Command::Started { .. }
             | Command::Jumped { .. }
             | Command::Topic(_)
-            | Command::Group(_) => Needs::Durable,
+            | Command::Group(_)
+            | Command::Lock(_) => Needs::Durable,
         }
     }
 

@@ -24,6 +24,9 @@ pub struct BrokerConfig {
     /// Whole segments are dropped once all their messages are older. RocketMQ
     /// keeps 72 hours by default; we keep everything unless told otherwise.
     pub retain_for: Option<Duration>,
+    /// How long a member of an orderly group owns a queue without asking again
+    /// (RocketMQ: 60 s, and its clients ask every 20 s).
+    pub lock_lease: Duration,
     /// Whether a send to an unknown topic creates it, as RocketMQ does by default.
     pub auto_create_topics: bool,
     /// Queues of such a topic; RocketMQ's default is 4.
@@ -43,6 +46,7 @@ impl BrokerConfig {
             snapshot_every: 64 << 20,
             retain_bytes: None,
             retain_for: None,
+            lock_lease: Duration::from_secs(60),
             auto_create_topics: true,
             default_queues: 4,
         }
@@ -75,6 +79,11 @@ pub mod limit {
     pub const SUBSCRIPTIONS: usize = 4096;
     /// A message this close to the log's end counts as at hand, in bytes.
     pub const AT_HAND: u64 = 1 << 30;
+    /// Queues in one request for locks, and locks of all groups.
+    pub const LOCKS_AT_ONCE: usize = 4096;
+    pub const LOCKS: usize = 1 << 20;
+    /// The longest client id that is kept, in bytes.
+    pub const CLIENT_ID: usize = 512;
     /// Queues of one topic.
     pub const QUEUES: u32 = 4096;
     /// Topics, and consumer groups.

@@ -54,6 +54,18 @@ impl Members {
         self.consumers.get(group)?.filters.get(topic).map(|(_, filter)| filter)
     }
 
+    /// Whether this client of the group speaks through this connection.
+    pub fn is_member(&self, conn: ConnId, group: &str, client: &str) -> bool {
+        let group = self.consumers.get(group);
+        group.is_some_and(|group| group.members.get(client) == Some(&conn))
+    }
+
+    /// Whether any consumer of the group does.
+    pub fn has_member(&self, conn: ConnId, group: &str) -> bool {
+        let memberships = self.of_connection.get(&conn);
+        memberships.is_some_and(|all| all.iter().any(|m| m.is_consumer && &*m.group == group))
+    }
+
     /// Consumer groups with at least one member, and their client ids.
     pub fn consumers(&self) -> impl Iterator<Item = (&Name, impl Iterator<Item = &str>)> {
         self.consumers.iter().map(|(name, group)| (name, group.members.keys().map(String::as_str)))

@@ -8,6 +8,7 @@ pub mod config;
 
 mod apply;
 mod command;
+mod locks;
 mod members;
 mod offsets;
 mod propose;
@@ -44,6 +45,7 @@ use self::{
 pub use self::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
     config::BrokerConfig,
+    locks::Owner,
     view::View,
 };
 use crate::{
@@ -281,6 +283,7 @@ impl<D: Disk> Broker<D> {
             self.offsets_due,
             self.registration.deadline(),
             self.retention.deadline(),
+            self.state.locks.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -302,6 +305,7 @@ impl<D: Disk> Broker<D> {
         self.replica.write(now.mono)?;
         self.apply_committed(now)?;
         self.wake_parked(now);
+        self.offer_freed_locks(now);
         self.start_sync(now)?;
         self.register(now);
         Ok(())
@@ -397,11 +401,13 @@ impl<D: Disk> Broker<D> {
                 self.send_message(now, conn, frame)
             }
             request::PULL_MESSAGE => self.pull_message(now, conn, frame),
+            request::LOCK_BATCH_MQ => self.lock_queues(now, conn, frame),
+            request::UNLOCK_BATCH_MQ => self.unlock_queues(conn, &frame),
             request::HEART_BEAT => self.heartbeat(now, conn, frame),
             request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
             request::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(conn, &frame),
             request::QUERY_CONSUMER_OFFSET => self.query_offset(conn, &frame),
-            request::UPDATE_CONSUMER_OFFSET => self.update_offset(conn, frame),
+            request::UPDATE_CONSUMER_OFFSET => self.update_offset(now, conn, frame),
             request::GET_MAX_OFFSET => self.max_offset(conn, &frame),
             request::GET_MIN_OFFSET => self.min_offset(conn, &frame),
             request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(conn, &frame),

@@ -25,15 +25,7 @@ use crate::{
 impl<D: Disk> Broker<D> {
     /// Remembers an offset that came with a pull; it is proposed within
     /// `limit::OFFSET_FLUSH`, because nobody waits for it.
-    pub(super) fn note_offset(
-        &mut self,
-        now: Now,
-        group: &str,
-        topic: &str,
-        queue: u32,
-        offset: u64,
-    ) {
-        let shard = Shard { topic: topic.into(), queue };
+    pub(super) fn note_offset(&mut self, now: Now, group: &str, shard: Shard, offset: u64) {
         if self.state.offset(group, &shard).is_some_and(|stored| stored >= offset) {
             return;
         }
@@ -70,7 +62,12 @@ impl<D: Disk> Broker<D> {
         }
     }
 
-    pub(super) fn update_offset(&mut self, conn: ConnId, frame: Frame) -> Result<(), Rejected> {
+    pub(super) fn update_offset(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        frame: Frame,
+    ) -> Result<(), Rejected> {
         let header = UpdateOffsetHeader::parse(&frame.fields)?;
         if self.state.group(header.group).is_none() {
             let group = self.implied_group(header.group)?;
@@ -84,9 +81,10 @@ impl<D: Disk> Broker<D> {
             let remark = format!("no queue {}/{}", header.topic, header.queue);
             return Err(Rejected::new(code::TOPIC_NOT_EXIST, remark));
         }
+        let shard = Shard { topic: header.topic.into(), queue: header.queue };
+        self.check_lock(now, conn, header.group, &shard, header.lock_epoch)?;
         let group = header.group.into();
-        let topic = header.topic.into();
-        let commit = OffsetCommit { group, topic, queue: header.queue, offset };
+        let commit = OffsetCommit { group, topic: shard.topic, queue: header.queue, offset };
         self.propose_for(conn, frame.reply_to(), Command::Offsets(vec![commit]))
     }
 

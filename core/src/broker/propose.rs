@@ -1,7 +1,9 @@
 //! Appending what shall become so: each proposal is one entry of the log, and
 //! is applied and answered once it is committed.
 
-use super::{Broker, command::Command, send::SendAnswer, state::Dispatch};
+use bytes::Bytes;
+
+use super::{Broker, Output, command::Command, send::SendAnswer, state::Dispatch};
 use crate::{
     error::{Rejected, StoreError},
     ids::{ConnId, Position},
@@ -59,10 +61,14 @@ impl Answer {
     }
 
     pub fn with(conn: ConnId, reply_to: ReplyTo, fields: Fields) -> Answer {
+        Answer::with_body(conn, reply_to, fields, Vec::new())
+    }
+
+    pub fn with_body(conn: ConnId, reply_to: ReplyTo, fields: Fields, body: Vec<Bytes>) -> Answer {
         if reply_to.one_way {
             return Answer::Nothing;
         }
-        Answer::Packet(conn, reply_to.answer(code::SUCCESS, "", fields, Vec::new()))
+        Answer::Packet(conn, reply_to.answer(code::SUCCESS, "", fields, body))
     }
 }
 
@@ -157,6 +163,14 @@ impl<D: Disk> Broker<D> {
         let what = Proposal::Pointers { settles: all_settles, answer };
         self.proposed.push_back(Proposed { place, what });
         Ok(())
+    }
+
+    pub(super) fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Nothing => {}
+            Answer::Send(answer) => self.answer_send(*answer),
+            Answer::Packet(conn, packet) => self.outputs.push_back(Output::Send { conn, packet }),
+        }
     }
 
     fn append_dispatched(&mut self, first: usize) -> Result<Place, StoreError> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Broker, apply::Needed, command::Command, config::limit, state::QueueKey};
 use crate::{
     error::{Corrupt, Rejected, StoreError},
-    ids::ConnId,
+    ids::{ConnId, Name},
     message::Peek,
     pointer::{Appearance, Pointer},
     queue::QueueEntry,
@@ -27,6 +27,9 @@ use crate::{
 pub(super) struct Pull {
     conn: ConnId,
     reply_to: ReplyTo,
+    group: Name,
+    /// Of the lock that it was made under.
+    lock_epoch: Option<u64>,
     to: QueueKey,
     filter: TagFilter,
     /// The next offset to look at: moves over what the filter refused.
@@ -145,16 +148,21 @@ impl<D: Disk> Broker<D> {
         frame: Frame,
     ) -> Result<(), Rejected> {
         let header = PullHeader::parse(&frame.fields)?;
-        if self.state.group(header.group).is_none() {
+        let Some(group) = self.state.group(header.group) else {
             let group = self.implied_group(header.group)?;
             let needed = Needed::Group(group.name.clone());
             return self.await_creation(conn, frame, needed, Command::Group(group));
-        }
+        };
+        let group = group.name.clone();
         let to = self.readable_queue(header.topic, header.queue)?;
         let filter = self.pull_filter(&header)?;
+        self.check_reader(now, conn, header.group, to, header.lock_epoch)?;
         if header.sys_flag & pull_flag::COMMIT_OFFSET != 0 && header.commit_offset >= 0 {
             let offset = header.commit_offset as u64;
-            self.note_offset(now, header.group, header.topic, header.queue, offset);
+            let shard = self.state.shard(to);
+            if self.check_lock(now, conn, header.group, &shard, header.lock_epoch).is_ok() {
+                self.note_offset(now, header.group, shard, offset);
+            }
         }
         let reply_to = frame.reply_to();
         let index = &self.state.queue(to).index;
@@ -170,6 +178,8 @@ impl<D: Disk> Broker<D> {
         let pull = Pull {
             conn,
             reply_to,
+            group,
+            lock_epoch: header.lock_epoch,
             to,
             filter,
             offset,
@@ -337,7 +347,12 @@ impl<D: Disk> Broker<D> {
     pub(super) fn wake_parked(&mut self, now: Now) {
         for queue in std::mem::take(&mut self.scratch.woken) {
             for (until, pull) in self.parked.take_of_queue(queue) {
-                if let Tried::AtEnd(pull) = self.try_pull(pull) {
+                // Its lock may have passed on while it was held.
+                let Pull { conn, reply_to, lock_epoch, .. } = pull;
+                let owns = self.check_reader(now, conn, &pull.group, pull.to, lock_epoch);
+                if let Err(rejected) = owns {
+                    self.refuse(conn, reply_to, rejected);
+                } else if let Tried::AtEnd(pull) = self.try_pull(pull) {
                     self.parked.park(until.max(now.mono), pull);
                 }
             }

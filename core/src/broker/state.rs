@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, GroupConfig, OffsetCommit, TopicConfig};
+use super::{
+    command::{Command, GroupConfig, OffsetCommit, TopicConfig},
+    locks::{Locks, Owner},
+};
 use crate::{
     error::{Corrupt, StoreError},
     ids::{Name, Position, Shard},
@@ -53,6 +56,7 @@ pub struct State {
     topics: Vec<Topic>,
     groups: BTreeMap<Name, GroupConfig>,
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
+    pub locks: Locks,
     /// Whether the last process to append did so under async flush.
     async_flush: bool,
     /// Grows with every change of topics, so that name servers notice.
@@ -69,6 +73,7 @@ impl State {
             topics: Vec::new(),
             groups: BTreeMap::new(),
             offsets: BTreeMap::new(),
+            locks: Locks::default(),
             async_flush: false,
             topics_version: 0,
             expired: 0,
@@ -86,6 +91,10 @@ impl State {
 
     pub fn queue(&self, key: QueueKey) -> &Queue {
         &self.topics[key.topic as usize].queues[key.queue as usize]
+    }
+
+    pub fn shard(&self, key: QueueKey) -> Shard {
+        Shard { topic: self.topics[key.topic as usize].config.name.clone(), queue: key.queue }
     }
 
     pub fn queue_mut(&mut self, key: QueueKey) -> &mut Queue {
@@ -230,6 +239,7 @@ impl State {
                 }
                 self.groups.insert(config.name.clone(), config.clone());
             }
+            Command::Lock(change) => self.locks.apply(change),
             Command::Offsets(commits) => commits.iter().for_each(|commit| self.put_offset(commit)),
         }
     }
@@ -304,6 +314,7 @@ impl State {
                     offset,
                 })
                 .collect(),
+            locks: self.locks.snapshot(),
             async_flush: self.async_flush,
             expired: self.expired,
         };
@@ -334,6 +345,7 @@ impl State {
         }
         let mut state = State::new(queue_config.clone());
         state.async_flush = snapshot.async_flush;
+        state.locks = Locks::restore(snapshot.locks);
         state.expired = snapshot.expired;
         for (config, queues) in snapshot.topics {
             let mut restored = Vec::new();
@@ -364,6 +376,7 @@ struct Snapshot {
     topics: Vec<(TopicConfig, Vec<QueueSnapshot>)>,
     groups: Vec<GroupConfig>,
     offsets: Vec<OffsetCommit>,
+    locks: Vec<(Name, Shard, Owner)>,
     async_flush: bool,
     expired: u64,
 }

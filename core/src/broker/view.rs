@@ -1,6 +1,6 @@
 //! What the simulator's probe and an operator may look at. Reading only.
 
-use super::{Broker, Counters, Phase};
+use super::{Broker, Counters, Phase, locks::Owner};
 use crate::{
     ids::{Name, Position, Shard},
     runtime::Disk,
@@ -65,6 +65,12 @@ impl<'a, D: Disk> View<'a, D> {
     /// Applied offsets: the next message that each group wants.
     pub fn offsets(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, u64)> {
         self.0.state.offsets()
+    }
+
+    /// Locks on record: who owns which queue within which group, and the epoch
+    /// of its last grant.
+    pub fn locks(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, &'a Owner)> {
+        self.0.state.locks.iter()
     }
 
     /// Consumer groups with at least one member, and their client ids.
