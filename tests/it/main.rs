@@ -7,4 +7,5 @@ mod oracles_bite;
 mod orderly;
 mod real_smoke;
 mod scenarios;
+mod transactions;
 mod transcripts;

@@ -7,6 +7,7 @@ use super::{
     Broker, Output, Phase,
     command::Command,
     config::limit,
+    halves::Fate,
     propose::{Answer, Proposal, Proposed},
     state::Dispatch,
 };
@@ -14,7 +15,7 @@ use crate::{
     error::{Rejected, StoreError},
     ids::{ConnId, Name, Position},
     log::{Base, Kind, Place},
-    pointer::{Held, Pointer},
+    pointer::{Held, Pointer, Settles},
     replication::ASYNC_WINDOW,
     runtime::Disk,
     time::Now,
@@ -101,11 +102,15 @@ impl<D: Disk> Broker<D> {
             }
             Proposal::Held { held, answer } => {
                 self.state.apply_held(&held);
+                self.half_held(now, &held);
                 answer
             }
             Proposal::Pointers { settles, answer } => {
                 for settles in settles {
                     self.apply_next_dispatch()?;
+                    if let Settles::Half(at) = settles {
+                        self.half_settled(at, Fate::Committed);
+                    }
                     self.state.settle(&settles);
                 }
                 answer
@@ -175,11 +180,15 @@ impl<D: Disk> Broker<D> {
     }
 
     fn apply_command(&mut self, now: Now, command: &Command) {
+        if let Command::Transaction(change) = command {
+            self.transaction_changes(change);
+        }
         self.state.apply_command(command);
         let ready = match command {
             Command::Started { .. } => {
                 self.phase = Phase::Serving;
                 self.state.locks.hold_all(now.mono + self.config.lock_lease);
+                self.schedule_checks(now);
                 self.outputs.push_back(Output::Registered);
                 None
             }
@@ -187,6 +196,10 @@ impl<D: Disk> Broker<D> {
             Command::Group(config) => Some(Needed::Group(config.name.clone())),
             Command::Lock(change) => {
                 self.owners_changed(now, change);
+                None
+            }
+            Command::Transaction(change) => {
+                self.transaction_changed(now, change);
                 None
             }
             Command::Jumped { .. } | Command::Offsets(_) => None,

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::locks;
+use super::{halves, locks};
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
@@ -55,6 +55,7 @@ pub enum Command {
     Group(GroupConfig),
     Offsets(Vec<OffsetCommit>),
     Lock(locks::Change),
+    Transaction(halves::Change),
 }
 
 /// Leads every encoded command; a broker refuses versions it does not know.
@@ -65,7 +66,7 @@ impl Command {
     /// be lost with the power in any mode.
     pub fn needs(&self) -> Needs {
         match self {
-            Command::Offsets(_) => Needs::Flush,
+            Command::Offsets(_) | Command::Transaction(_) => Needs::Flush,
             Command::Started { .. }
             | Command::Jumped { .. }
             | Command::Topic(_)

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use super::CheckBack;
 use crate::{log::LogConfig, queue::QueueConfig, replication::Flush};
 
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct BrokerConfig {
     pub auto_create_topics: bool,
     /// Queues of such a topic; RocketMQ's default is 4.
     pub default_queues: u32,
+    /// How producers are asked about transactions that they left undecided.
+    pub check_back: CheckBack,
 }
 
 impl BrokerConfig {
@@ -49,6 +52,7 @@ impl BrokerConfig {
             lock_lease: Duration::from_secs(60),
             auto_create_topics: true,
             default_queues: 4,
+            check_back: CheckBack::default(),
         }
     }
 }

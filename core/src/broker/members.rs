@@ -71,6 +71,17 @@ impl Members {
         self.consumers.iter().map(|(name, group)| (name, group.members.keys().map(String::as_str)))
     }
 
+    /// The connections over which a producer group can be asked.
+    pub fn producers(&self, group: &str) -> BTreeSet<ConnId> {
+        self.producers.get(group).into_iter().flat_map(BTreeMap::values).copied().collect()
+    }
+
+    /// For a request of the broker's own.
+    pub fn next_opaque(&mut self) -> i32 {
+        self.opaque = self.opaque.wrapping_add(1);
+        self.opaque
+    }
+
     /// Refuses a heartbeat that would make its connection's memberships, or a
     /// group's subscriptions, more than anybody honest has.
     fn check_room(&self, conn: ConnId, data: &HeartbeatData) -> Result<(), Rejected> {
@@ -197,6 +208,7 @@ impl<D: Disk> Broker<D> {
         for group in &data.producer_groups {
             self.members.producer(conn, &data.client_id, group);
         }
+        self.producers_came(&data.producer_groups);
         self.reply_ok(conn, frame.reply_to(), Fields::default());
         self.notify(changed);
         Ok(())

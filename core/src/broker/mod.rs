@@ -8,6 +8,7 @@ pub mod config;
 
 mod apply;
 mod command;
+mod halves;
 mod locks;
 mod members;
 mod offsets;
@@ -21,6 +22,7 @@ mod snapshot;
 mod state;
 mod stored;
 mod topics;
+mod transactions;
 mod view;
 
 use std::{
@@ -41,11 +43,13 @@ use self::{
     session::Sessions,
     snapshot::Snapshotting,
     state::{Dispatch, State},
+    transactions::Transactions,
 };
 pub use self::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
     config::BrokerConfig,
     locks::Owner,
+    transactions::CheckBack,
     view::View,
 };
 use crate::{
@@ -154,6 +158,7 @@ pub struct Broker<D: Disk> {
     stop_noted: Option<SyncTicket>,
     sessions: Sessions,
     members: Members,
+    transactions: Transactions,
     parked: Parked,
     /// Offsets that came with pulls and are not yet proposed.
     unproposed_offsets: BTreeMap<(Name, Shard), u64>,
@@ -181,6 +186,11 @@ pub struct Counters {
     pub refused: u64,
     pub corrupt_reads: u64,
     pub snapshots: u64,
+    /// Decisions about transactions that were decided otherwise before.
+    pub conflicts: u64,
+    pub checks_sent: u64,
+    /// Times that a producer group's due checks found none of its members.
+    pub unreachable_groups: u64,
 }
 
 impl<D: Disk> Broker<D> {
@@ -215,6 +225,7 @@ impl<D: Disk> Broker<D> {
             stop_noted: None,
             sessions: Sessions::default(),
             members: Members::default(),
+            transactions: Transactions::default(),
             parked: Parked::default(),
             unproposed_offsets: BTreeMap::new(),
             offsets_due: None,
@@ -284,6 +295,7 @@ impl<D: Disk> Broker<D> {
             self.registration.deadline(),
             self.retention.deadline(),
             self.state.locks.deadline(),
+            self.transactions.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -299,6 +311,7 @@ impl<D: Disk> Broker<D> {
         self.expire_parked(now);
         self.flush_offsets(now)?;
         self.scan_retention(now)?;
+        self.check_back(now)?;
         self.replica.write(now.mono)?;
         self.apply_committed(now)?;
         // Applying may have proposed (an opening record, a waiting send).
@@ -381,8 +394,10 @@ impl<D: Disk> Broker<D> {
     }
 
     fn frame(&mut self, now: Now, conn: ConnId, frame: Frame) {
+        self.heard(now, conn);
         if frame.is_response() {
             self.registration.answered(conn, &frame);
+            self.check_received(conn, &frame);
             return;
         }
         if self.phase != Phase::Serving {
@@ -403,6 +418,7 @@ impl<D: Disk> Broker<D> {
             request::PULL_MESSAGE => self.pull_message(now, conn, frame),
             request::LOCK_BATCH_MQ => self.lock_queues(now, conn, frame),
             request::UNLOCK_BATCH_MQ => self.unlock_queues(conn, &frame),
+            request::END_TRANSACTION => self.end_transaction(now, conn, &frame),
             request::HEART_BEAT => self.heartbeat(now, conn, frame),
             request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
             request::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(conn, &frame),
@@ -424,6 +440,7 @@ impl<D: Disk> Broker<D> {
         self.parked.drop_connection(conn);
         self.awaiting.drop_connection(conn);
         self.registration.closed(conn, now.mono);
+        self.transactions.closed(conn);
         let changed = self.members.closed(conn);
         self.notify(changed);
     }

@@ -7,6 +7,7 @@ use super::{
     config::limit,
     propose::Answer,
     state::{DEFAULT_TOPIC, Dispatch, QueueKey, RETRY_PREFIX},
+    transactions::is_half,
 };
 use crate::{
     error::Rejected,
@@ -67,8 +68,9 @@ impl<D: Disk> Broker<D> {
         // C++ clients send batches under the code of a single message.
         let batch = frame.code == request::SEND_BATCH_MESSAGE || header.batch == Some(true);
         check_topic_name(header.topic)?;
-        if header.sys_flag & sys_flag::TRANSACTION_MASK != 0 {
-            return Err(unsupported("transactional"));
+        if header.sys_flag & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_ROLLBACK {
+            let remark = "sysFlag says that the message is rolled back";
+            return Err(Rejected::new(code::MESSAGE_ILLEGAL, remark));
         }
         if self.replica.undurable() > limit::UNDURABLE {
             return Err(Rejected::new(
@@ -100,6 +102,14 @@ impl<D: Disk> Broker<D> {
             }
         };
         let to = QueueKey { topic: number, queue };
+        let outer = Properties(header.properties.unwrap_or_default().as_bytes());
+        if is_half(&header, outer) {
+            if batch {
+                let remark = "a transaction has one message, not a batch";
+                return Err(Rejected::new(code::MESSAGE_ILLEGAL, remark));
+            }
+            return self.send_half(now, conn, &frame, &header, to);
+        }
         let count = if batch {
             self.draft_batch(now, conn, &header, &frame, to)?
         } else {
@@ -153,6 +163,24 @@ impl<D: Disk> Broker<D> {
         nth: u32,
         message: BatchRecord<'_>,
     ) -> Result<(), Rejected> {
+        let tag = inspect(Properties(message.properties))?;
+        let offset = self.state.queue(to).next + u64::from(nth);
+        let size = self.draft_record(now, conn, header, to, offset, message)?;
+        let entry = QueueEntry { position: Position(0), size, tag };
+        self.dispatches.push_back(Dispatch { to, offset, entry });
+        Ok(())
+    }
+
+    /// Adds one record to the draft, and returns its size.
+    pub(super) fn draft_record(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        header: &SendHeader<'_>,
+        to: QueueKey,
+        queue_offset: u64,
+        message: BatchRecord<'_>,
+    ) -> Result<u32, Rejected> {
         if message.body.len() > MAX_BODY {
             return Err(Rejected::new(
                 code::MESSAGE_ILLEGAL,
@@ -168,12 +196,10 @@ impl<D: Disk> Broker<D> {
                 ),
             ));
         }
-        let tag = inspect(Properties(message.properties))?;
-        let offset = self.state.queue(to).next + u64::from(nth);
         let record = Record {
             topic: header.topic,
             queue: to.queue,
-            queue_offset: offset,
+            queue_offset,
             position: Position(0),
             flag: message.flag,
             sys_flag: header.sys_flag,
@@ -188,9 +214,7 @@ impl<D: Disk> Broker<D> {
         };
         let size = record.encoded_len() as u32;
         self.draft.part(|out| record.encode(out));
-        let entry = QueueEntry { position: Position(0), size, tag };
-        self.dispatches.push_back(Dispatch { to, offset, entry });
-        Ok(())
+        Ok(size)
     }
 
     fn append_drafted(
@@ -206,19 +230,7 @@ impl<D: Disk> Broker<D> {
         let room = queue.index.room(disk, queue.next + u64::from(count));
         let first = self.dispatches.len() - count as usize;
         let first_offset = self.state.queue(to).next;
-        let unique = Properties(header.properties.unwrap_or_default().as_bytes());
-        let answer = if frame.is_one_way() {
-            Answer::Nothing
-        } else {
-            Answer::Send(Box::new(SendAnswer {
-                conn,
-                reply_to: frame.reply_to(),
-                queue: to.queue,
-                first_offset,
-                positions: Positions::One(Position(0)),
-                transaction_id: unique.get(property::UNIQ_KEY).map(str::to_owned),
-            }))
-        };
+        let answer = SendAnswer::prepare(conn, frame, header, to.queue, first_offset);
         let proposed = room.and_then(|()| self.propose_messages(count, answer));
         match proposed {
             Ok(()) => {
@@ -283,6 +295,28 @@ impl<D: Disk> Broker<D> {
 }
 
 impl SendAnswer {
+    /// `first_offset` is the queue offset of the first message.
+    pub fn prepare(
+        conn: ConnId,
+        frame: &Frame,
+        header: &SendHeader<'_>,
+        queue: u32,
+        first_offset: u64,
+    ) -> Answer {
+        if frame.is_one_way() {
+            return Answer::Nothing;
+        }
+        let properties = Properties(header.properties.unwrap_or_default().as_bytes());
+        Answer::Send(Box::new(SendAnswer {
+            conn,
+            reply_to: frame.reply_to(),
+            queue,
+            first_offset,
+            positions: Positions::One(Position(0)),
+            transaction_id: properties.get(property::UNIQ_KEY).map(str::to_owned),
+        }))
+    }
+
     /// Fills in where the messages lie, which is known once they are appended.
     pub fn placed(&mut self, positions: impl ExactSizeIterator<Item = Position>) {
         let mut positions = positions;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
+    halves::{Halves, HalvesSnapshot},
     locks::{Locks, Owner},
 };
 use crate::{
@@ -57,6 +58,7 @@ pub struct State {
     groups: BTreeMap<Name, GroupConfig>,
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
     pub locks: Locks,
+    pub halves: Halves,
     /// Whether the last process to append did so under async flush.
     async_flush: bool,
     /// Grows with every change of topics, so that name servers notice.
@@ -74,6 +76,7 @@ impl State {
             groups: BTreeMap::new(),
             offsets: BTreeMap::new(),
             locks: Locks::default(),
+            halves: Halves::default(),
             async_flush: false,
             topics_version: 0,
             expired: 0,
@@ -178,16 +181,19 @@ impl State {
 
     /// Takes note of a committed record that is not visible yet.
     pub fn apply_held(&mut self, held: &Held) {
-        match held.hold {
-            Hold::Half { .. } | Hold::Until { .. } => {}
+        match &held.hold {
+            Hold::Half { number, producer_group, immunity } => {
+                self.halves.hold(held.at, *number, producer_group, *immunity, held.store_wall);
+            }
+            Hold::Until { .. } => {}
         }
     }
 
     /// Ends what a pointer that was applied has settled.
     pub fn settle(&mut self, settles: &Settles) {
         match settles {
-            Settles::Nothing | Settles::Half(_) | Settles::Timer { .. } | Settles::Lease { .. } => {
-            }
+            Settles::Half(at) => self.halves.committed(*at),
+            Settles::Nothing | Settles::Timer { .. } | Settles::Lease { .. } => {}
         }
     }
 
@@ -224,6 +230,7 @@ impl State {
                     queue.index.jump(to);
                     queue.next = queue.next.max(to);
                 }
+                self.halves.jump(*by);
             }
             Command::Topic(config) => self.put_topic(config.clone()),
             Command::Group(config) => {
@@ -241,6 +248,7 @@ impl State {
             }
             Command::Lock(change) => self.locks.apply(change),
             Command::Offsets(commits) => commits.iter().for_each(|commit| self.put_offset(commit)),
+            Command::Transaction(change) => self.halves.apply(change),
         }
     }
 
@@ -284,6 +292,7 @@ impl State {
         for queue in self.topics.iter_mut().flat_map(|topic| &mut topic.queues) {
             self.expired += queue.index.expire(disk, start)?;
         }
+        self.halves.expire(start);
         Ok(())
     }
 
@@ -315,6 +324,7 @@ impl State {
                 })
                 .collect(),
             locks: self.locks.snapshot(),
+            halves: self.halves.snapshot(),
             async_flush: self.async_flush,
             expired: self.expired,
         };
@@ -347,6 +357,8 @@ impl State {
         state.async_flush = snapshot.async_flush;
         state.locks = Locks::restore(snapshot.locks);
         state.expired = snapshot.expired;
+        state.halves = Halves::restore(snapshot.halves)
+            .ok_or_else(|| corrupt("half messages that contradict themselves".into()))?;
         for (config, queues) in snapshot.topics {
             let mut restored = Vec::new();
             for (queue, saved) in (0..).zip(queues) {
@@ -368,7 +380,7 @@ impl State {
     }
 }
 
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
@@ -377,6 +389,7 @@ struct Snapshot {
     groups: Vec<GroupConfig>,
     offsets: Vec<OffsetCommit>,
     locks: Vec<(Name, Shard, Owner)>,
+    halves: HalvesSnapshot,
     async_flush: bool,
     expired: u64,
 }
