@@ -247,6 +247,12 @@ impl ByHand {
         }
     }
 
+    /// Whether there is such a topic.
+    pub fn contents_exist(&mut self, topic: &str) -> bool {
+        let view = self.broker.as_ref().map(Broker::view);
+        view.is_some_and(|view| view.queues().any(|(shard, _)| &*shard.topic == topic))
+    }
+
     pub fn commit(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> Option<i32> {
         let fields = UpdateOffsetHeader {
             group,

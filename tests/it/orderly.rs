@@ -1,6 +1,7 @@
 //! Groups whose members share queues one at a time: locks, resets, leases.
 
 mod locks;
+mod pop;
 
 use bytes::Bytes;
 use stormglass_core::{

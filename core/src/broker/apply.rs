@@ -8,6 +8,7 @@ use super::{
     command::Command,
     config::limit,
     halves::Fate,
+    leases::Change,
     propose::{Answer, Proposal, Proposed},
     state::Dispatch,
 };
@@ -176,6 +177,9 @@ impl<D: Disk> Broker<D> {
         if self.parked.is_waiting(dispatch.to) {
             self.scratch.woken.insert(dispatch.to);
         }
+        if self.parked_pops.is_waiting(dispatch.to.topic) {
+            self.scratch.woken_topics.insert(dispatch.to.topic);
+        }
         Ok(())
     }
 
@@ -187,6 +191,7 @@ impl<D: Disk> Broker<D> {
         let ready = match command {
             Command::Started { .. } => {
                 self.phase = Phase::Serving;
+                self.state.leases.begin_all(now.mono);
                 self.state.locks.hold_all(now.mono + self.config.lock_lease);
                 self.schedule_checks(now);
                 self.outputs.push_back(Output::Registered);
@@ -194,6 +199,15 @@ impl<D: Disk> Broker<D> {
             }
             Command::Topic(config) => Some(Needed::Topic(config.name.clone())),
             Command::Group(config) => Some(Needed::Group(config.name.clone())),
+            Command::Lease(change) => {
+                self.leases_changed(now, change);
+                match change {
+                    Change::Opened { retry: Some(config), .. } => {
+                        Some(Needed::Topic(config.name.clone()))
+                    }
+                    _ => None,
+                }
+            }
             Command::Lock(change) => {
                 self.owners_changed(now, change);
                 None

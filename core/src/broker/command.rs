@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{halves, locks};
+use super::{halves, leases, locks};
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
@@ -55,6 +55,7 @@ pub enum Command {
     Group(GroupConfig),
     Offsets(Vec<OffsetCommit>),
     Lock(locks::Change),
+    Lease(leases::Change),
     Transaction(halves::Change),
 }
 
@@ -66,12 +67,13 @@ impl Command {
     /// be lost with the power in any mode.
     pub fn needs(&self) -> Needs {
         match self {
-            Command::Offsets(_) | Command::Transaction(_) => Needs::Flush,
             Command::Started { .. }
             | Command::Jumped { .. }
             | Command::Topic(_)
             | Command::Group(_)
-            | Command::Lock(_) => Needs::Durable,
+            | Command::Lock(_)
+            | Command::Lease(leases::Change::Opened { .. }) => Needs::Durable,
+            Command::Offsets(_) | Command::Transaction(_) | Command::Lease(_) => Needs::Flush,
         }
     }
 

@@ -83,6 +83,19 @@ pub mod limit {
     pub const SUBSCRIPTIONS: usize = 4096;
     /// A message this close to the log's end counts as at hand, in bytes.
     pub const AT_HAND: u64 = 1 << 30;
+    /// The longest that a popped message stays invisible.
+    pub const INVISIBLE: Duration = Duration::from_secs(3 * 24 * 3600);
+    /// Messages of one answer to a pop (RocketMQ).
+    pub const POP_MESSAGES: usize = 32;
+    /// Messages under lease: of one group in one queue, and of all.
+    pub const LEASES_OF_QUEUE: u64 = 10_000;
+    pub const LEASES: usize = 1 << 20;
+    /// Messages of one batch of acks.
+    pub const ACKS_AT_ONCE: usize = 1 << 16;
+    /// Messages that come again in one entry of the log, and the pause before
+    /// another try if they cannot.
+    pub const REVIVED_AT_ONCE: usize = 512;
+    pub const REVIVE_AGAIN: Duration = Duration::from_millis(100);
     /// Queues in one request for locks, and locks of all groups.
     pub const LOCKS_AT_ONCE: usize = 4096;
     pub const LOCKS: usize = 1 << 20;

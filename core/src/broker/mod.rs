@@ -6,12 +6,16 @@
 
 pub mod config;
 
+mod acks;
 mod apply;
 mod command;
 mod halves;
+mod leases;
 mod locks;
 mod members;
 mod offsets;
+mod parked;
+mod pop;
 mod propose;
 mod pull;
 mod register;
@@ -36,8 +40,10 @@ use bytes::Bytes;
 use self::{
     apply::Awaiting,
     members::Members,
+    parked::Parked,
+    pop::Pop,
     propose::Proposed,
-    pull::Parked,
+    pull::Pull,
     register::Registration,
     retention::Retention,
     session::Sessions,
@@ -159,7 +165,8 @@ pub struct Broker<D: Disk> {
     sessions: Sessions,
     members: Members,
     transactions: Transactions,
-    parked: Parked,
+    parked: Parked<Pull>,
+    parked_pops: Parked<Pop>,
     /// Offsets that came with pulls and are not yet proposed.
     unproposed_offsets: BTreeMap<(Name, Shard), u64>,
     offsets_due: Option<Time>,
@@ -176,6 +183,7 @@ pub struct Broker<D: Disk> {
 struct Scratch {
     entries: Vec<(u64, crate::queue::QueueEntry)>,
     woken: BTreeSet<state::QueueKey>,
+    woken_topics: BTreeSet<u32>,
 }
 
 /// What the broker counts about itself.
@@ -186,6 +194,10 @@ pub struct Counters {
     pub refused: u64,
     pub corrupt_reads: u64,
     pub snapshots: u64,
+    /// Popped messages whose lease ended before they were acknowledged.
+    pub revived: u64,
+    /// Those among them that retention had taken.
+    pub leases_lost: u64,
     /// Decisions about transactions that were decided otherwise before.
     pub conflicts: u64,
     pub checks_sent: u64,
@@ -227,6 +239,7 @@ impl<D: Disk> Broker<D> {
             members: Members::default(),
             transactions: Transactions::default(),
             parked: Parked::default(),
+            parked_pops: Parked::default(),
             unproposed_offsets: BTreeMap::new(),
             offsets_due: None,
             registration: Registration::new(config.name_servers.len()),
@@ -295,6 +308,8 @@ impl<D: Disk> Broker<D> {
             self.registration.deadline(),
             self.retention.deadline(),
             self.state.locks.deadline(),
+            self.state.leases.deadline(),
+            self.parked_pops.deadline(),
             self.transactions.deadline(),
         ]
         .into_iter()
@@ -309,14 +324,23 @@ impl<D: Disk> Broker<D> {
 
     fn try_advance(&mut self, now: Now) -> Result<(), StoreError> {
         self.expire_parked(now);
+        self.expire_pops(now);
+        self.revive_due(now)?;
         self.flush_offsets(now)?;
         self.scan_retention(now)?;
         self.check_back(now)?;
         self.replica.write(now.mono)?;
         self.apply_committed(now)?;
-        // Applying may have proposed (an opening record, a waiting send).
-        self.replica.write(now.mono)?;
-        self.apply_committed(now)?;
+        // Applying may have proposed (an opening record, a waiting send), and so
+        // do held pops that got something.
+        loop {
+            let was_any = self.wake_pops(now);
+            self.replica.write(now.mono)?;
+            self.apply_committed(now)?;
+            if !was_any {
+                break;
+            }
+        }
         self.wake_parked(now);
         self.offer_freed_locks(now);
         self.start_sync(now)?;
@@ -416,6 +440,11 @@ impl<D: Disk> Broker<D> {
                 self.send_message(now, conn, frame)
             }
             request::PULL_MESSAGE => self.pull_message(now, conn, frame),
+            request::POP_MESSAGE => self.pop_message(now, conn, frame),
+            request::NOTIFICATION => self.notify_of_messages(now, conn, frame),
+            request::ACK_MESSAGE => self.ack_message(conn, &frame),
+            request::BATCH_ACK_MESSAGE => self.ack_batch(conn, &frame),
+            request::CHANGE_MESSAGE_INVISIBLE_TIME => self.change_invisible(now, conn, &frame),
             request::LOCK_BATCH_MQ => self.lock_queues(now, conn, frame),
             request::UNLOCK_BATCH_MQ => self.unlock_queues(conn, &frame),
             request::END_TRANSACTION => self.end_transaction(now, conn, &frame),
@@ -438,6 +467,7 @@ impl<D: Disk> Broker<D> {
     fn closed(&mut self, now: Now, conn: ConnId) {
         self.sessions.close(conn);
         self.parked.drop_connection(conn);
+        self.parked_pops.drop_connection(conn);
         self.awaiting.drop_connection(conn);
         self.registration.closed(conn, now.mono);
         self.transactions.closed(conn);

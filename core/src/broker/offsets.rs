@@ -120,7 +120,7 @@ impl<D: Disk> Broker<D> {
     /// starts a new one at its beginning: else it would skip what came before
     /// its members noticed. A queue that still has its first message at hand is
     /// read from 0 whatever the members prefer, as in RocketMQ.
-    fn implied_start(&mut self, group: &str, topic: &str, queue: u32) -> Option<u64> {
+    pub(super) fn implied_start(&mut self, group: &str, topic: &str, queue: u32) -> Option<u64> {
         let key = self.state.find_queue(topic, queue)?;
         let index = &self.state.queue(key).index;
         if self.state.knows_topic(group, topic) {

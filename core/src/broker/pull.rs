@@ -1,11 +1,11 @@
 //! 11: what a consumer gets. A pull that finds nothing is held until a message
 //! that it wants becomes visible, or its time is up.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 
-use super::{Broker, apply::Needed, command::Command, config::limit, state::QueueKey};
+use super::{
+    Broker, apply::Needed, command::Command, config::limit, parked::Waiting, state::QueueKey,
+};
 use crate::{
     error::{Corrupt, Rejected, StoreError},
     ids::{ConnId, Name},
@@ -13,7 +13,7 @@ use crate::{
     pointer::{Appearance, Pointer},
     queue::QueueEntry,
     runtime::Disk,
-    time::{Now, Time},
+    time::Now,
     wire::{
         Frame,
         body::{TagFilter, perm},
@@ -38,82 +38,15 @@ pub(super) struct Pull {
     max_bytes: usize,
 }
 
-/// The pulls that are held.
-#[derive(Default)]
-pub(super) struct Parked {
-    next_id: u64,
-    pulls: BTreeMap<u64, (Time, Pull)>,
-    deadlines: BTreeSet<(Time, u64)>,
-    by_queue: BTreeMap<QueueKey, BTreeSet<u64>>,
-    per_connection: BTreeMap<ConnId, usize>,
-}
+impl Waiting for Pull {
+    type Key = QueueKey;
 
-impl Parked {
-    pub fn deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|(at, _)| *at)
+    fn conn(&self) -> ConnId {
+        self.conn
     }
 
-    pub fn is_waiting(&self, queue: QueueKey) -> bool {
-        self.by_queue.contains_key(&queue)
-    }
-
-    pub fn len(&self) -> usize {
-        self.pulls.len()
-    }
-
-    pub fn drop_connection(&mut self, conn: ConnId) {
-        if !self.per_connection.contains_key(&conn) {
-            return;
-        }
-        let held = self.pulls.iter().filter(|(_, (_, pull))| pull.conn == conn);
-        let held: Vec<u64> = held.map(|(id, _)| *id).collect();
-        for id in held {
-            self.take(id);
-        }
-    }
-
-    fn has_room(&self, conn: ConnId) -> bool {
-        self.per_connection.get(&conn).copied().unwrap_or(0) < limit::PARKED_PER_CONNECTION
-    }
-
-    fn park(&mut self, until: Time, pull: Pull) {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.deadlines.insert((until, id));
-        self.by_queue.entry(pull.to).or_default().insert(id);
-        *self.per_connection.entry(pull.conn).or_default() += 1;
-        self.pulls.insert(id, (until, pull));
-    }
-
-    fn take(&mut self, id: u64) -> Option<(Time, Pull)> {
-        let (until, pull) = self.pulls.remove(&id)?;
-        self.deadlines.remove(&(until, id));
-        if let Some(ids) = self.by_queue.get_mut(&pull.to) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_queue.remove(&pull.to);
-            }
-        }
-        if let Some(count) = self.per_connection.get_mut(&pull.conn) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_connection.remove(&pull.conn);
-            }
-        }
-        Some((until, pull))
-    }
-
-    fn take_of_queue(&mut self, queue: QueueKey) -> Vec<(Time, Pull)> {
-        let ids = self.by_queue.get(&queue).cloned().unwrap_or_default();
-        ids.into_iter().filter_map(|id| self.take(id)).collect()
-    }
-
-    fn take_due(&mut self, now: Time) -> Option<Pull> {
-        let (at, id) = *self.deadlines.first()?;
-        if at > now {
-            return None;
-        }
-        self.take(id).map(|(_, pull)| pull)
+    fn keys(&self) -> impl Iterator<Item = QueueKey> + 'static {
+        [self.to].into_iter()
     }
 }
 
@@ -346,7 +279,7 @@ impl<D: Disk> Broker<D> {
     /// Tries the held pulls of queues that got messages.
     pub(super) fn wake_parked(&mut self, now: Now) {
         for queue in std::mem::take(&mut self.scratch.woken) {
-            for (until, pull) in self.parked.take_of_queue(queue) {
+            for (until, pull) in self.parked.take_waiting(queue) {
                 // Its lock may have passed on while it was held.
                 let Pull { conn, reply_to, lock_epoch, .. } = pull;
                 let owns = self.check_reader(now, conn, &pull.group, pull.to, lock_epoch);

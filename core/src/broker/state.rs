@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
     halves::{Halves, HalvesSnapshot},
+    leases::{self, Leases, SharedQueue},
     locks::{Locks, Owner},
 };
 use crate::{
@@ -58,6 +59,7 @@ pub struct State {
     groups: BTreeMap<Name, GroupConfig>,
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
     pub locks: Locks,
+    pub leases: Leases,
     pub halves: Halves,
     /// Whether the last process to append did so under async flush.
     async_flush: bool,
@@ -76,6 +78,7 @@ impl State {
             groups: BTreeMap::new(),
             offsets: BTreeMap::new(),
             locks: Locks::default(),
+            leases: Leases::default(),
             halves: Halves::default(),
             async_flush: false,
             topics_version: 0,
@@ -94,6 +97,10 @@ impl State {
 
     pub fn queue(&self, key: QueueKey) -> &Queue {
         &self.topics[key.topic as usize].queues[key.queue as usize]
+    }
+
+    pub fn read_queues(&self, topic: u32) -> u32 {
+        self.topics[topic as usize].config.read_queues
     }
 
     pub fn shard(&self, key: QueueKey) -> Shard {
@@ -193,7 +200,11 @@ impl State {
     pub fn settle(&mut self, settles: &Settles) {
         match settles {
             Settles::Half(at) => self.halves.committed(*at),
-            Settles::Nothing | Settles::Timer { .. } | Settles::Lease { .. } => {}
+            Settles::Lease { number, offset } => {
+                self.leases.end(*number, *offset);
+                self.stands(*number);
+            }
+            Settles::Nothing | Settles::Timer { .. } => {}
         }
     }
 
@@ -246,6 +257,7 @@ impl State {
                 }
                 self.groups.insert(config.name.clone(), config.clone());
             }
+            Command::Lease(change) => self.apply_lease(change),
             Command::Lock(change) => self.locks.apply(change),
             Command::Offsets(commits) => commits.iter().for_each(|commit| self.put_offset(commit)),
             Command::Transaction(change) => self.halves.apply(change),
@@ -287,6 +299,25 @@ impl State {
         }
     }
 
+    fn apply_lease(&mut self, change: &leases::Change) {
+        if let leases::Change::Opened { retry: Some(config), .. } = change
+            && self.topic(&config.name).is_none()
+        {
+            self.put_topic(config.clone());
+        }
+        for number in self.leases.apply(change) {
+            self.stands(number);
+        }
+    }
+
+    /// A group that pops stands at the first message that is not done.
+    fn stands(&mut self, number: u64) {
+        let (queue, offset) = self.leases.standing(number);
+        let (group, topic) = (queue.group.clone(), queue.shard.topic.clone());
+        let queue = queue.shard.queue;
+        self.put_offset(&OffsetCommit { group, topic, queue, offset });
+    }
+
     /// Forgets what retention took from the front of the log.
     pub fn expire(&mut self, disk: &mut impl Disk, start: Position) -> Result<(), StoreError> {
         for queue in self.topics.iter_mut().flat_map(|topic| &mut topic.queues) {
@@ -324,6 +355,7 @@ impl State {
                 })
                 .collect(),
             locks: self.locks.snapshot(),
+            leases: self.leases.snapshot(),
             halves: self.halves.snapshot(),
             async_flush: self.async_flush,
             expired: self.expired,
@@ -356,6 +388,7 @@ impl State {
         let mut state = State::new(queue_config.clone());
         state.async_flush = snapshot.async_flush;
         state.locks = Locks::restore(snapshot.locks);
+        state.leases = Leases::restore(snapshot.leases);
         state.expired = snapshot.expired;
         state.halves = Halves::restore(snapshot.halves)
             .ok_or_else(|| corrupt("half messages that contradict themselves".into()))?;
@@ -389,6 +422,7 @@ struct Snapshot {
     groups: Vec<GroupConfig>,
     offsets: Vec<OffsetCommit>,
     locks: Vec<(Name, Shard, Owner)>,
+    leases: Vec<SharedQueue>,
     halves: HalvesSnapshot,
     async_flush: bool,
     expired: u64,

@@ -73,6 +73,12 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.state.locks.iter()
     }
 
+    /// Messages under lease: group, queue, offset.
+    pub fn leases(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, u64)> {
+        let queues = self.0.state.leases.queues();
+        queues.flat_map(|queue| queue.leased().map(move |at| (&queue.group, &queue.shard, at)))
+    }
+
     /// Consumer groups with at least one member, and their client ids.
     pub fn groups(&self) -> impl Iterator<Item = (&'a Name, impl Iterator<Item = &'a str>)> {
         self.0.members.consumers()
