@@ -26,6 +26,8 @@ pub const MAX_GROUP: usize = 120;
 /// Bits of `sys_flag`.
 pub mod sys_flag {
     pub const COMPRESSED: i32 = 0x1;
+    /// Whether and how the body is compressed.
+    pub const ENCODING: i32 = 0x701;
     pub const TRANSACTION_MASK: i32 = 0xC;
     pub const TRANSACTION_PREPARED: i32 = 0x4;
     pub const TRANSACTION_COMMIT: i32 = 0x8;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::Half;
+use super::{Half, SendBack, Unlocked};
 use crate::{
     error::Rejected,
     ids::{Name, Shard},
@@ -239,11 +239,22 @@ impl Received {
 /// How the work of a group's member changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The queues that it owns from here on, all of them, sorted. Told before
-    /// it asks where to read new ones.
+    /// The queues that it owns from here on, all of them, sorted; as a member of
+    /// an orderly group, those that it has locked. Told before it asks where to
+    /// read new ones.
     Assigned(Vec<MessageQueue>),
     /// It reads this queue from this offset on.
     Reading { queue: MessageQueue, offset: i64, source: OffsetSource },
+    /// It owns this queue, as a member of an orderly group; or again, after its
+    /// lock had expired. The epoch grows with each change of owner.
+    Locked { queue: MessageQueue, epoch: Option<u64> },
+    /// It does not own this queue, for now or for good.
+    Unlocked { queue: MessageQueue, why: Unlocked },
+    /// A message goes back to a broker.
+    SendBack { queue: MessageQueue, offset: i64, step: SendBack },
+    /// The application took longer than the consume timeout for this message,
+    /// which goes back while it may still be worked on (D4).
+    TimedOut { queue: MessageQueue, offset: i64 },
 }
 
 /// Where the offset comes from at which a member starts to read a queue.
@@ -259,6 +270,8 @@ pub enum OffsetSource {
     Time,
     /// The broker said that the offset is out of range, and gave another.
     Corrected,
+    /// An operator set the group to another offset.
+    Reset,
 }
 
 /// What one pull found.

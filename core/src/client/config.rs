@@ -117,8 +117,23 @@ pub struct ConsumerConfig {
     pub rebalance_interval: Duration,
     /// How often offsets of processed messages are stored.
     pub commit_interval: Duration,
-    /// When a delivery that is dropped without a verdict comes again.
+    /// When a delivery that is dropped without a verdict comes again; in an
+    /// orderly group, also one that is to be retried.
     pub redelivery_delay: Duration,
+    /// Deliveries after the first before a message goes to the dead letters.
+    /// None: as the broker has it configured for the group (16 by default); an
+    /// orderly group retries for ever.
+    pub max_retries: Option<u32>,
+    /// A message without a verdict for this long goes back to the broker (D4);
+    /// not in an orderly group.
+    pub consume_timeout: Duration,
+    /// How often the locks of an orderly group's queues are renewed, and how
+    /// long a lock counts that could not be renewed: less than its lease in the
+    /// broker, 60 s.
+    pub lock_renewal: Duration,
+    pub lock_validity: Duration,
+    /// How long a queue that is to be handed over waits for the message in hand.
+    pub drain_timeout: Duration,
     /// Where a broadcasting member goes on: what [`Command::Offsets`] returned
     /// in its earlier life. Unused in clustering, where brokers keep offsets.
     ///
@@ -145,6 +160,11 @@ impl ConsumerConfig {
             rebalance_interval: Duration::from_secs(20),
             commit_interval: Duration::from_secs(5),
             redelivery_delay: Duration::from_secs(1),
+            max_retries: None,
+            consume_timeout: Duration::from_secs(15 * 60),
+            lock_renewal: Duration::from_secs(20),
+            lock_validity: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
             local_offsets: BTreeMap::new(),
         }
     }

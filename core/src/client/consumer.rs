@@ -1,18 +1,27 @@
 //! A member of a consumer group: joins, shares out the queues with the other
 //! members, and hands out the messages of its own.
 
+mod locks;
 mod membership;
 mod queue;
+mod send_back;
 mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     ops::Bound,
+    time::Duration,
 };
 
+use bytes::Bytes;
+
+pub use locks::Unlocked;
+pub use send_back::SendBack;
+
 use super::{
-    ClientError, ConsumerConfig, ConsumerId, DeliveryId, MessageQueue, OffsetSource, Output,
-    Received, Ticket, Verdict,
+    Change, ClientError, ConsumeMode, ConsumerConfig, ConsumerId, DeliveryId, MessageQueue,
+    OffsetSource, Output, Received, Ticket, Verdict,
     context::{Context, Reply, Timer},
 };
 use crate::{
@@ -26,6 +35,7 @@ use crate::{
     },
 };
 use queue::Owned;
+use send_back::{Fate, Return, retry_topic};
 
 pub struct Consumer {
     id: ConsumerId,
@@ -40,11 +50,20 @@ pub struct Consumer {
     /// Queues with a message to hand out, taking turns.
     ready: BTreeSet<u64>,
     turn: u64,
-    /// Deliveries without a verdict: of which queue, at which offset.
-    outstanding: BTreeMap<u64, (u64, i64)>,
+    /// Deliveries without a verdict, and those that go back to a broker.
+    outstanding: BTreeMap<u64, Handed>,
+    returns: BTreeMap<u64, Return>,
     next_delivery: u64,
     rebalance_at: Time,
+    renew_at: Time,
     leaving: Option<Leaving>,
+}
+
+/// A message that the application has.
+struct Handed {
+    /// The number of its queue, and its offset there.
+    at: (u64, i64),
+    since: Time,
 }
 
 struct Topic {
@@ -74,7 +93,10 @@ enum History {
 
 struct Leaving {
     tickets: Vec<Ticket>,
+    /// Farewells without an answer.
     owed: usize,
+    /// Said once offsets are stored.
+    unlocks: Vec<(SocketAddr, Bytes)>,
     unregistered: bool,
 }
 
@@ -88,6 +110,11 @@ pub enum Call {
     Anchor { queue: u64, offset: i64, source: OffsetSource },
     Pull { queue: u64 },
     Commit { queue: u64, offset: i64 },
+    Lock { queue: u64, asked_at: Time },
+    Renew { queues: Vec<u64>, asked_at: Time },
+    LastCommit { queue: u64 },
+    Unlock { queue: u64 },
+    SendBack { id: u64 },
     Farewell,
 }
 
@@ -111,13 +138,11 @@ impl Consumer {
             if topic.is_empty() || topic.len() > MAX_TOPIC {
                 return Err(refused("a topic's name has 1 to 127 bytes"));
             }
-            let subscription = Subscription::tags(topic, expression, cx.now.wall);
-            let filter = subscription.filter().map_err(ClientError::Refused)?;
-            let history = History::Unknown;
-            let topic = Name::from(topic.as_str());
-            let state =
-                Topic { subscription, filter, history, asking_members: false, ask_broker: 0 };
-            topics.insert(topic, state);
+            topics.insert(Name::from(topic.as_str()), Topic::new(cx, topic, expression)?);
+        }
+        if config.model == MessageModel::Clustering {
+            let retries = retry_topic(&config.group);
+            topics.insert(retries.clone(), Topic::new(cx, &retries, "*")?);
         }
         Ok(Consumer {
             id,
@@ -130,8 +155,10 @@ impl Consumer {
             ready: BTreeSet::new(),
             turn: 0,
             outstanding: BTreeMap::new(),
+            returns: BTreeMap::new(),
             next_delivery: 0,
             rebalance_at: Time::MAX,
+            renew_at: Time::MAX,
             leaving: None,
         })
     }
@@ -166,45 +193,111 @@ impl Consumer {
             let after = self.ready.range((Bound::Excluded(self.turn), Bound::Unbounded)).next();
             let Some(number) = after.or_else(|| self.ready.first()).copied() else { return };
             self.turn = number;
+            // A lock may be over since the queue became ready.
+            self.note_ready(cx, number);
+            if !self.ready.contains(&number) {
+                continue;
+            }
             let Some(owned) = self.queues.get_mut(&number) else { return };
+            let lock_epoch = owned.lock_epoch();
             let Some(progress) = &mut owned.progress else { return };
             let Some((offset, record, refused)) = progress.take() else { return };
-            let message = Received::new(record, owned.queue.broker.clone(), refused);
+            let mut message = Received::new(record, owned.queue.broker.clone(), refused);
+            message.lock_epoch = lock_epoch;
             self.next_delivery += 1;
-            self.outstanding.insert(self.next_delivery, (number, offset));
+            let handed = Handed { at: (number, offset), since: cx.now.mono };
+            self.outstanding.insert(self.next_delivery, handed);
             let delivery = DeliveryId { consumer: self.id, number: self.next_delivery };
             cx.outputs.push_back(Output::Deliver { delivery, message });
-            self.note_ready(number);
+            self.note_ready(cx, number);
         }
     }
 
     /// A verdict on a delivery. False if it is stale: the queue has another
     /// owner now, or the verdict was given before.
     pub fn settle(&mut self, cx: &mut Context, delivery: u64, verdict: Verdict) -> bool {
-        let Some((number, offset)) = self.outstanding.remove(&delivery) else { return false };
-        let progress = self.queues.get_mut(&number).and_then(|owned| owned.progress.as_mut());
-        if let Some(progress) = progress {
-            match verdict {
-                Verdict::Ack => progress.ack(offset),
-                Verdict::Nack(delay) => {
-                    let due = cx.now.mono + delay;
-                    progress.nack(offset, due);
-                    cx.timers.set(due, Timer::Queue(self.id, number));
-                }
+        let Some(Handed { at, .. }) = self.outstanding.remove(&delivery) else { return false };
+        let (number, offset) = at;
+        let Some(owned) = self.queues.get(&number) else { return false };
+        let Some(progress) = &owned.progress else { return false };
+        let orderly = self.config.mode == ConsumeMode::Orderly;
+        let tried_enough =
+            orderly && self.config.max_retries.is_some_and(|most| progress.attempts(offset) > most);
+        let fate = match verdict {
+            Verdict::Ack => None,
+            Verdict::DeadLetter => Some(Fate::DeadLetter),
+            _ if tried_enough => Some(Fate::DeadLetter),
+            Verdict::Retry => Some(Fate::Retry),
+            Verdict::Nack(delay) => Some(Fate::After(delay)),
+        };
+        let broadcasting = self.config.model == MessageModel::Broadcasting;
+        match fate {
+            None => self.finish(cx, number, offset),
+            // Its next owner gets it.
+            Some(_) if owned.drain_until.is_some() => self.look_if_drained(cx, number),
+            Some(Fate::After(delay)) if orderly => self.suspend(cx, number, offset, delay),
+            Some(Fate::Retry) if orderly => {
+                self.suspend(cx, number, offset, self.config.redelivery_delay);
             }
-            self.note_ready(number);
-            self.step(cx, number);
+            Some(_) if broadcasting => self.finish(cx, number, offset),
+            Some(fate) => self.give_back(cx, delivery, at, fate),
         }
-        self.queues.contains_key(&number)
+        true
     }
 
-    fn note_ready(&mut self, number: u64) {
-        let progress = self.queues.get(&number).and_then(|owned| owned.progress.as_ref());
-        if progress.is_some_and(|progress| progress.has_ready()) {
-            self.ready.insert(number);
-        } else {
-            self.ready.remove(&number);
+    /// The message is processed, or a broker has it again.
+    fn finish(&mut self, cx: &mut Context, number: u64, offset: i64) {
+        let progress = self.queues.get_mut(&number).and_then(|owned| owned.progress.as_mut());
+        if let Some(progress) = progress {
+            progress.ack(offset);
+            self.step(cx, number);
+            self.look_if_drained(cx, number);
         }
+    }
+
+    /// The message stays here and comes again.
+    fn suspend(&mut self, cx: &mut Context, number: u64, offset: i64, delay: Duration) {
+        let progress = self.queues.get_mut(&number).and_then(|owned| owned.progress.as_mut());
+        if let Some(progress) = progress {
+            let due = cx.now.mono + delay;
+            progress.nack(offset, due);
+            cx.timers.set(due, Timer::Queue(self.id, number));
+            self.step(cx, number);
+        }
+    }
+
+    fn note_ready(&mut self, cx: &Context, number: u64) {
+        let is_ready = self.queues.get(&number).is_some_and(|owned| {
+            owned.drain_until.is_none()
+                && owned.progress.as_ref().is_some_and(|progress| progress.has_ready())
+                && self.holds(owned, cx.now.mono)
+        });
+        match is_ready {
+            true => self.ready.insert(number),
+            false => self.ready.remove(&number),
+        };
+    }
+
+    /// Takes back what the application has had for too long.
+    fn look_for_overdue(&mut self, cx: &mut Context) {
+        if self.config.mode == ConsumeMode::Orderly {
+            return;
+        }
+        let timeout = self.config.consume_timeout;
+        while let Some((delivery, handed)) = self.outstanding.first_key_value()
+            && handed.since + timeout <= cx.now.mono
+        {
+            let (delivery, (number, offset)) = (*delivery, handed.at);
+            if let Some(owned) = self.queues.get(&number) {
+                let queue = owned.queue.clone();
+                self.tell(cx, Change::TimedOut { queue, offset });
+            }
+            self.settle(cx, delivery, Verdict::Retry);
+        }
+    }
+
+    fn tell(&self, cx: &mut Context, change: Change) {
+        cx.outputs.push_back(Output::Changed { consumer: self.id, change });
     }
 
     pub fn on_commit_timer(&mut self, cx: &mut Context) {
@@ -212,6 +305,7 @@ impl Consumer {
             return;
         }
         cx.timers.set(cx.now.mono + self.config.commit_interval, Timer::Commit(self.id));
+        self.look_for_overdue(cx);
         for number in self.queues.keys().copied().collect::<Vec<_>>() {
             self.commit(cx, number, false);
         }
@@ -229,13 +323,25 @@ impl Consumer {
                 self.on_anchor(cx, queue, offset, source, reply)
             }
             Call::Pull { queue } => self.on_pulled(cx, queue, reply),
-            Call::Commit { queue, offset } => self.on_committed(queue, offset, reply),
+            Call::Commit { queue, offset } => self.on_committed(cx, queue, offset, reply),
+            Call::Lock { queue, asked_at } => self.on_locked(cx, queue, asked_at, reply),
+            Call::Renew { queues, asked_at } => self.on_renewed(cx, &queues, asked_at, reply),
+            Call::LastCommit { queue } | Call::Unlock { queue } => {
+                self.on_last_step(cx, queue, reply)
+            }
+            Call::SendBack { id } => self.on_sent_back(cx, id, reply),
         }
     }
 
     /// The queues that this member owns, sorted.
     pub fn assignment(&self) -> Vec<MessageQueue> {
-        self.by_queue.keys().cloned().collect()
+        let owns = |number: &u64| {
+            let owned = self.queues.get(number);
+            !self.needs_locks()
+                || owned.is_some_and(|owned| owned.lock.is_some() && !owned.is_released())
+        };
+        let queues = self.by_queue.iter().filter(|(_, number)| owns(number));
+        queues.map(|(queue, _)| queue.clone()).collect()
     }
 
     /// Up to where each owned queue is processed.
@@ -250,5 +356,14 @@ impl Consumer {
             }
         }
         offsets
+    }
+}
+
+impl Topic {
+    fn new(cx: &Context, topic: &str, expression: &str) -> Result<Topic, ClientError> {
+        let subscription = Subscription::tags(topic, expression, cx.now.wall);
+        let filter = subscription.filter().map_err(ClientError::Refused)?;
+        let history = History::Unknown;
+        Ok(Topic { subscription, filter, history, asking_members: false, ask_broker: 0 })
     }
 }

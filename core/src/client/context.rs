@@ -53,6 +53,9 @@ pub enum Timer {
     Rebalance(ConsumerId),
     Commit(ConsumerId),
     Queue(ConsumerId, u64),
+    Locks(ConsumerId),
+    /// A message is to be given back again.
+    Return(ConsumerId, u64),
 }
 
 #[derive(Default)]

@@ -23,9 +23,9 @@ use crate::{
     time::{Now, Time},
     wire::{
         Fields, Frame,
-        body::HeartbeatData,
+        body::{HeartbeatData, ResetOffsets},
         code,
-        header::{GroupHeader, UnregisterHeader},
+        header::{GroupHeader, ResetOffsetHeader, UnregisterHeader},
         request,
     },
 };
@@ -281,6 +281,12 @@ impl ClientCore {
             }
         } else if frame.code == request::CHECK_TRANSACTION_STATE {
             self.checks.on_check(&mut self.cx, addr, &frame);
+        } else if frame.code == request::RESET_CONSUMER_CLIENT_OFFSET {
+            let Ok(reset) = ResetOffsetHeader::parse(&frame.fields) else { return };
+            let Ok(offsets) = ResetOffsets::parse(&frame.body) else { return };
+            for consumer in self.consumers.values_mut().filter(|c| c.group() == reset.group) {
+                consumer.on_reset(&mut self.cx, &offsets);
+            }
         } else if !frame.is_one_way() {
             let remark = format!("a client does not answer request {}", frame.code);
             let code = code::REQUEST_CODE_NOT_SUPPORTED;
@@ -325,6 +331,16 @@ impl ClientCore {
             Timer::Commit(id) => {
                 if let Some(consumer) = self.consumers.get_mut(&id) {
                     consumer.on_commit_timer(cx);
+                }
+            }
+            Timer::Locks(id) => {
+                if let Some(consumer) = self.consumers.get_mut(&id) {
+                    consumer.on_locks_timer(cx);
+                }
+            }
+            Timer::Return(id, delivery) => {
+                if let Some(consumer) = self.consumers.get_mut(&id) {
+                    consumer.try_return(cx, delivery);
                 }
             }
             Timer::Queue(id, queue) => {

@@ -25,6 +25,7 @@ pub use api::{
     SendError, SendOptions, SendReceipt, SendStatus,
 };
 pub use config::{ClientConfig, ConsumeMode, ConsumerConfig, StartAt};
+pub use consumer::{SendBack, Unlocked};
 pub use machine::ClientCore;
 pub use message::{Delay, Message};
 pub use transactions::{Check, Half, MAX_CHECKS};
@@ -102,12 +103,19 @@ pub enum Input {
     Tick,
 }
 
-/// What the application says of a delivery.
+/// What the application says of a delivery. In broadcasting, what a concurrent
+/// member did not process is dropped (L16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Ack,
-    /// Deliver it again after this long.
+    /// Not processed: deliver it again after this long. In an orderly group
+    /// nothing overtakes it.
     Nack(Duration),
+    /// Not processed: deliver it again when the group's back-off says so; in an
+    /// orderly group after the configured redelivery delay.
+    Retry,
+    /// It never will be processed: to the group's dead letters.
+    DeadLetter,
 }
 
 /// What the client wants done.

@@ -87,6 +87,19 @@ impl Progress {
         }
     }
 
+    /// An unfinished message.
+    pub fn record(&self, offset: i64) -> Option<Arc<Record>> {
+        Some(self.unfinished.get(&offset)?.record.clone())
+    }
+
+    /// How often an unfinished message was delivered, as far as its broker and
+    /// this member know.
+    pub fn attempts(&self, offset: i64) -> u32 {
+        let Some(message) = self.unfinished.get(&offset) else { return 0 };
+        let before = u32::try_from(message.record.reconsume_times).unwrap_or(0);
+        before.saturating_add(message.refused).saturating_add(1)
+    }
+
     /// The message was refused and is due again at `due`.
     pub fn nack(&mut self, offset: i64, due: Time) {
         if let Some(message) = self.unfinished.get_mut(&offset) {

@@ -1,8 +1,11 @@
 //! The client against a broker made of a few tables, frame by frame.
 
 mod consuming;
+mod orderly;
+mod retrying;
 mod sending;
 mod storms;
+mod tables;
 mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,16 +18,12 @@ use crate::{
     message::{Record, offset_message_id},
     time::{Now, Time},
     wire::{
-        Fields,
-        body::{BrokerData, ConsumerIds, QueueData, TopicRoute, perm},
-        code, frame,
-        header::{
-            GroupHeader, OffsetReply, PullHeader, PullReply, QueryOffsetHeader, QueueHeader,
-            SendHeader, SendReply, TopicHeader, UpdateOffsetHeader,
-        },
+        Fields, code, frame,
+        header::{GroupHeader, PullHeader, SendHeader, UpdateOffsetHeader},
         request,
     },
 };
+use tables::Tables;
 
 pub const ME: &str = "me";
 
@@ -49,142 +48,6 @@ pub enum Fate {
     LoseReply,
     Refuse(i32),
     LinkDown,
-}
-
-/// Name server and brokers: tables that a test fills and reads.
-#[derive(Default)]
-pub struct Tables {
-    pub routes: BTreeMap<String, TopicRoute>,
-    pub members: Vec<String>,
-    /// By broker address and queue.
-    pub logs: BTreeMap<(SocketAddr, u32), Vec<Record>>,
-    /// What the group stored, by broker address and queue.
-    pub offsets: BTreeMap<(SocketAddr, u32), i64>,
-    pub min_offsets: BTreeMap<(SocketAddr, u32), i64>,
-    held: Vec<(SocketAddr, Frame)>,
-}
-
-impl Tables {
-    pub fn add_topic(&mut self, topic: &str, brokers: &[(u8, u32)]) {
-        let route = TopicRoute {
-            order_topic_conf: None,
-            queues: brokers
-                .iter()
-                .map(|(n, queues)| QueueData {
-                    broker_name: broker_name(*n),
-                    read_queues: *queues,
-                    write_queues: *queues,
-                    perm: perm::READ | perm::WRITE,
-                    topic_sys_flag: 0,
-                })
-                .collect(),
-            brokers: brokers
-                .iter()
-                .map(|(n, _)| BrokerData {
-                    cluster: "c".into(),
-                    broker_name: broker_name(*n),
-                    addrs: [(0, broker(*n).to_string())].into(),
-                })
-                .collect(),
-        };
-        self.routes.insert(topic.to_owned(), route);
-    }
-
-    pub fn fill(&mut self, at: SocketAddr, queue: u32, count: u64) {
-        let log = self.logs.entry((at, queue)).or_default();
-        for _ in 0..count {
-            let mut record = progress::tests::record(log.len() as u64, "a");
-            record.queue = queue;
-            log.push(record);
-        }
-    }
-
-    /// The answer: code, fields, body. None: held.
-    fn answer(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
-        let ok = |fields: Fields| Some((code::SUCCESS, fields, Bytes::new()));
-        let offset = |offset: i64| ok(OffsetReply { offset }.fields());
-        match frame.code {
-            request::GET_ROUTEINFO_BY_TOPIC => {
-                let topic = TopicHeader::parse(&frame.fields).unwrap().topic.to_owned();
-                match self.routes.get(&topic) {
-                    Some(route) => Some((code::SUCCESS, Fields::default(), route.to_bytes())),
-                    None => Some((code::TOPIC_NOT_EXIST, Fields::default(), Bytes::new())),
-                }
-            }
-            request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-                let header = SendHeader::parse(&frame.fields).unwrap();
-                let log = self.logs.entry((addr, header.queue as u32)).or_default();
-                let mut record = progress::tests::record(log.len() as u64, "a");
-                record.body = frame.body.clone();
-                record.topic = header.topic.to_owned();
-                log.push(record);
-                let position = Position(log.len() as u64 * 100);
-                let reply = SendReply {
-                    message_id: &offset_message_id(addr, position),
-                    queue: header.queue as u32,
-                    queue_offset: log.len() as i64 - 1,
-                    transaction_id: None,
-                    region: None,
-                    trace_on: None,
-                    recall_handle: None,
-                };
-                ok(reply.fields())
-            }
-            request::GET_CONSUMER_LIST_BY_GROUP => {
-                let body = ConsumerIds { ids: self.members.clone() }.to_bytes();
-                Some((code::SUCCESS, Fields::default(), body))
-            }
-            request::QUERY_CONSUMER_OFFSET => {
-                let header = QueryOffsetHeader::parse(&frame.fields).unwrap();
-                match self.offsets.get(&(addr, header.queue)) {
-                    Some(stored) => offset(*stored),
-                    None => Some((code::QUERY_NOT_FOUND, Fields::default(), Bytes::new())),
-                }
-            }
-            request::UPDATE_CONSUMER_OFFSET => {
-                let header = UpdateOffsetHeader::parse(&frame.fields).unwrap();
-                self.offsets.insert((addr, header.queue), header.commit_offset);
-                ok(Fields::default())
-            }
-            request::GET_MIN_OFFSET => {
-                let header = QueueHeader::parse(&frame.fields).unwrap();
-                offset(self.min_offsets.get(&(addr, header.queue)).copied().unwrap_or(0))
-            }
-            request::GET_MAX_OFFSET => {
-                let header = QueueHeader::parse(&frame.fields).unwrap();
-                offset(self.logs.get(&(addr, header.queue)).map_or(0, |log| log.len() as i64))
-            }
-            request::PULL_MESSAGE => self.pull(addr, frame),
-            request::HEART_BEAT | request::UNREGISTER_CLIENT | request::END_TRANSACTION => {
-                ok(Fields::default())
-            }
-            other => panic!("no table answers {other}"),
-        }
-    }
-
-    fn pull(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
-        let header = PullHeader::parse(&frame.fields).unwrap();
-        let log = self.logs.entry((addr, header.queue)).or_default();
-        let min = self.min_offsets.get(&(addr, header.queue)).copied().unwrap_or(0);
-        let reply = |next_offset| PullReply {
-            suggest_broker: 0,
-            next_offset,
-            min_offset: min,
-            max_offset: log.len() as i64,
-        };
-        if header.queue_offset < min || header.queue_offset > log.len() as i64 {
-            let next = header.queue_offset.clamp(min, log.len() as i64);
-            return Some((code::PULL_OFFSET_MOVED, reply(next).fields(), Bytes::new()));
-        }
-        let from = header.queue_offset as usize;
-        if from == log.len() {
-            return None;
-        }
-        let to = (from + header.max_messages as usize).min(log.len());
-        let mut body = Vec::new();
-        log[from..to].iter().for_each(|record| record.encode(&mut body));
-        Some((code::SUCCESS, reply(to as i64).fields(), body.into()))
-    }
 }
 
 type Meddle = Box<dyn FnMut(SocketAddr, &Frame) -> Fate>;

@@ -5,8 +5,7 @@ use std::{collections::VecDeque, io};
 use super::{
     Base, Draft, LogConfig, Place,
     identity::Identity,
-    index::Index,
-    record::{Form, HEADER, Header, Seal, Stamp},
+    record::{Form, HEADER, Header, Seal},
     recovery::{self, Recovered},
     segment::{self, Segment},
     spares::Spares,
@@ -30,31 +29,21 @@ pub struct CommitLog {
     /// The segment after the active one, if it exists already.
     pub(super) next: Option<Segment>,
     pub(super) spares: Spares,
-    /// Segments of a tail that was cut off, to be removed once that is durable.
-    pub(super) doomed: Vec<Segment>,
-    /// Where entries lie by index; only in a group.
-    pub(super) index: Option<Index>,
     pub(super) staged: Staged,
     pub(super) last: (LogIndex, Term),
     pub(super) end: Position,
     pub(super) written: Position,
     pub(super) durable: Position,
     pub(super) syncs: Syncs,
-    /// Once this sync has finished, the newest slot of `store` is written to the
-    /// other one as well: no single damage takes a vote back.
-    pub(super) copy_after: Option<u64>,
     pub(super) phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// What recovery repaired, or that a tail was cut off, is durable with this
-    /// sync only. Nothing may be written before: half of a new entry over half
-    /// of an old one could pass for either, and a term or life could be used
-    /// twice.
-    Repairing {
-        sync: u64,
-    },
+    /// What recovery repaired is not durable yet. Nothing may be written
+    /// before it is: half of a new entry over half of an old one could pass
+    /// for either, and the fresh term could be used twice.
+    Opening,
     Running,
     /// Closed, or failed (L2).
     Stopped,
@@ -88,21 +77,6 @@ impl Staged {
     }
 }
 
-impl Staged {
-    /// Takes back everything from `cut` on.
-    pub(super) fn cut(&mut self, cut: Position) {
-        while let Some(run) = self.runs.last_mut() {
-            let kept = (cut.0.saturating_sub(run.at.0) as usize).min(run.len);
-            self.bytes.truncate(self.bytes.len() - (run.len - kept));
-            run.len = kept;
-            if kept > 0 {
-                break;
-            }
-            self.runs.pop();
-        }
-    }
-}
-
 /// Which files need a sync, and the one in flight.
 #[derive(Default)]
 pub(super) struct Syncs {
@@ -110,9 +84,6 @@ pub(super) struct Syncs {
     pub in_flight: Option<SyncTicket>,
     pub begun: u64,
     pub finished: u64,
-    /// What the sync in flight makes durable counts up to here only: the log was
-    /// cut while it ran.
-    pub ceiling: Position,
 }
 
 impl Syncs {
@@ -172,18 +143,12 @@ impl CommitLog {
         }
         let start = self.end;
         let index = LogIndex(self.last.0.0 + 1);
-        let life = self.identity.1.life();
-        let stamp = Stamp { term, index, life, claim: self.durable };
-        let bytes = draft.finish(self.seal, start, stamp, places);
+        let bytes = draft.finish(self.seal, start, (term, index, self.durable), places);
         let active = *self.segments.back().expect("there is always an active segment");
         self.staged.put(active, start, bytes);
         self.end = Position(start.0 + size as u64);
         self.last = (index, term);
-        let place = Place { index, term, start, end: self.end };
-        if let Some(known) = &mut self.index {
-            known.push(place, start == active.start);
-        }
-        Ok(place)
+        Ok(Place { index, term, start, end: self.end })
     }
 
     /// Hands what is staged to the disk: it survives the death of the process
@@ -191,12 +156,9 @@ impl CommitLog {
     /// (call it again then). An error stops the log for good (L2).
     pub fn write<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
         match self.phase {
-            Phase::Repairing { .. } => return Ok(()),
+            Phase::Opening => return Ok(()),
             Phase::Stopped => return Err(StoreError::Stopped),
             Phase::Running => {}
-        }
-        while let Some(doomed) = self.doomed.pop() {
-            doomed.remove(disk)?;
         }
         let active = self.active().file;
         let mut rest = &self.staged.bytes[..];
@@ -211,11 +173,6 @@ impl CommitLog {
             if run.segment.file != active {
                 disk.seal(run.segment.file);
             }
-        }
-        if self.copy_after.is_some_and(|sync| self.is_synced(sync)) && !self.syncs.dirty.is_empty()
-        {
-            self.store_identity(disk)?;
-            self.copy_after = None;
         }
         self.staged.runs.clear();
         self.staged.bytes.clear();
@@ -240,7 +197,6 @@ impl CommitLog {
         let mut files = std::mem::take(&mut syncs.dirty);
         files.extend_from_slice(extra);
         syncs.begun += 1;
-        syncs.ceiling = Position(u64::MAX);
         let ticket = SyncTicket { number: syncs.begun, up_to: self.written };
         syncs.in_flight = Some(ticket);
         Some((ticket, disk.begin_sync(&files)))
@@ -262,15 +218,10 @@ impl CommitLog {
             self.phase = Phase::Stopped;
             return Err(segment::failed("syncing", self.active().start, error));
         }
-        let up_to = ticket.up_to.min(self.syncs.ceiling);
-        assert!(up_to >= self.durable, "only a truncation moves the durable end back");
-        self.durable = up_to;
+        assert!(ticket.up_to >= self.durable, "the durable end never moves back");
+        self.durable = ticket.up_to;
         self.syncs.finished = ticket.number;
-        if let Phase::Repairing { sync } = self.phase
-            && sync <= ticket.number
-        {
-            self.phase = Phase::Running;
-        }
+        self.phase = Phase::Running;
         Ok(self.durable)
     }
 
@@ -349,10 +300,6 @@ impl CommitLog {
                 oldest.remove(disk)?;
             }
         }
-        let start = self.start();
-        if let Some(known) = &mut self.index {
-            known.expire(start);
-        }
         Ok(dropped)
     }
 
@@ -363,9 +310,12 @@ impl CommitLog {
             return Err(StoreError::Stopped);
         }
         assert_eq!(self.durable, self.end, "an orderly stop syncs everything first");
-        self.identity.1.durable = self.durable;
-        self.identity.1.clean = true;
-        self.store_identity(disk)
+        let (file, identity) = &mut self.identity;
+        identity.durable = self.durable;
+        identity.clean = true;
+        identity.store(disk, *file)?;
+        self.syncs.touch(*file);
+        Ok(())
     }
 
     pub(super) fn active(&self) -> &Segment {
@@ -386,13 +336,9 @@ impl CommitLog {
                 form: Form::Pad,
                 parts: 0,
                 digest: 0,
-                needs_sync: false,
-                stamp: Stamp {
-                    term,
-                    index: self.last.0,
-                    life: self.identity.1.life(),
-                    claim: self.durable,
-                },
+                term,
+                index: self.last.0,
+                claim: self.durable,
             };
             self.staged.put(active, self.end, &pad.encode(self.seal, self.end));
         }
@@ -403,10 +349,6 @@ impl CommitLog {
 
     fn make_next<D: Disk>(&mut self, disk: &mut D) -> Result<Segment, StoreError> {
         let start = self.active().end();
-        // Safe to write again: nothing is, before the cut is durable.
-        if let Some(again) = self.doomed.iter().position(|doomed| doomed.start == start) {
-            return Ok(self.doomed.swap_remove(again));
-        }
         if let Some(recycled) = self.spares.take(disk, start, &self.syncs)? {
             return Ok(recycled);
         }

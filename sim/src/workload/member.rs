@@ -4,7 +4,7 @@
 use std::{cell::RefCell, time::Duration};
 
 use stormglass_core::{
-    client::{Change, MessageQueue, OffsetSource},
+    client::{Change, MessageQueue, OffsetSource, Unlocked},
     ids::Name,
     message::{Properties, Record, property},
     runtime::Runtime,
@@ -14,7 +14,7 @@ use stormglass_scenarios::tags_of;
 
 use super::Stage;
 use crate::history::{
-    Access, Body, DeliveryId, EventKind, From, MemberId, MemberStarted, Mode,
+    Access, Body, DeliveryId, EventKind, From, LockEnd, MemberId, MemberStarted, Mode,
     OffsetSource as Source, ShardId, Subscription, body_hash,
 };
 
@@ -78,10 +78,25 @@ impl<R: Runtime> Member<R> {
                     OffsetSource::First | OffsetSource::Time => Source::First,
                     OffsetSource::Last => Source::Last,
                     OffsetSource::Corrected => Source::Corrected,
+                    OffsetSource::Reset => Source::Reset,
                 };
                 let (shard, offset) = (self.shard(&queue), offset.max(0) as u64);
                 self.stage.push(EventKind::OffsetRead { member: self.id, shard, offset, source });
             }
+            Change::Locked { queue, epoch } => {
+                let shard = self.shard(&queue);
+                self.stage.push(EventKind::Locked { member: self.id, shard, epoch });
+            }
+            Change::Unlocked { queue, why } => {
+                let (member, shard) = (self.id, self.shard(&queue));
+                let why = match why {
+                    Unlocked::Released => LockEnd::Released,
+                    Unlocked::Refused => LockEnd::Refused,
+                    Unlocked::Expired => LockEnd::Expired,
+                };
+                self.stage.push(EventKind::Unlocked { member, shard, why });
+            }
+            Change::SendBack { .. } | Change::TimedOut { .. } => {}
         }
     }
 

@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::{
     Call, Consumer, Leaving,
-    queue::{Owned, update_offset},
+    queue::{Owned, Stage, update_offset},
 };
 use crate::{
     client::{
-        Change, MessageQueue, Output, Ticket,
+        Change, MessageQueue, Ticket,
         context::{Context, Purpose, Reply, Timer},
         rebalance,
     },
@@ -120,34 +120,46 @@ impl Consumer {
 
     fn assign(&mut self, cx: &mut Context, topic: &Name, mine: &[MessageQueue]) {
         let owned = self.by_queue.iter().filter(|(queue, _)| queue.topic == *topic);
-        let lost: Vec<u64> = owned
-            .filter(|(queue, _)| mine.binary_search(queue).is_err())
-            .map(|(_, number)| *number)
-            .collect();
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            owned.partition(|(queue, _)| mine.binary_search(queue).is_ok());
+        let numbers = |queues: Vec<(&MessageQueue, &u64)>| -> Vec<u64> {
+            queues.into_iter().map(|(_, number)| *number).collect()
+        };
+        let (kept, mut lost) = (numbers(kept), numbers(lost));
+        lost.retain(|number| self.queues.get(number).is_some_and(|owned| !owned.is_going()));
+        for number in kept {
+            self.keep(cx, number);
+        }
         let gained: Vec<MessageQueue> =
             mine.iter().filter(|queue| !self.by_queue.contains_key(queue)).cloned().collect();
         if lost.is_empty() && gained.is_empty() {
             return;
         }
         self.rebalance_by(cx, cx.now.mono + REBALANCE_AGAIN);
+        let needs_locks = self.needs_locks();
         for number in lost {
-            self.lose(cx, number);
+            match needs_locks {
+                true => self.hand_over(cx, number),
+                false => self.lose(cx, number),
+            }
         }
+        let stage = if needs_locks { Stage::Lock } else { Stage::Stored };
         let first_gained = self.next_number + 1;
         for queue in gained {
             self.next_number += 1;
             self.by_queue.insert(queue.clone(), self.next_number);
-            self.queues.insert(self.next_number, Owned::new(queue));
+            self.queues.insert(self.next_number, Owned::new(queue, stage));
         }
-        self.tell_assigned(cx);
+        if !needs_locks {
+            self.tell_assigned(cx);
+        }
         for number in first_gained..=self.next_number {
             self.step(cx, number);
         }
     }
 
-    fn tell_assigned(&self, cx: &mut Context) {
-        let change = Change::Assigned(self.assignment());
-        cx.outputs.push_back(Output::Changed { consumer: self.id, change });
+    pub(super) fn tell_assigned(&self, cx: &mut Context) {
+        self.tell(cx, Change::Assigned(self.assignment()));
     }
 
     /// Stores what is processed and no more (L20). Deliveries without a verdict
@@ -169,36 +181,57 @@ impl Consumer {
             leaving.tickets.extend(ticket);
             return;
         }
-        let mut owed = 0;
+        let (mut commits, mut unlocks) = (Vec::new(), Vec::new());
         for owned in self.queues.values() {
-            let Some(offset) = owned.uncommitted() else { continue };
             let queue = &owned.queue;
-            if self.config.model == MessageModel::Broadcasting {
-                continue;
-            }
             let master = cx.routes.get(&queue.topic).and_then(|route| route.master(&queue.broker));
-            if let Some(addr) = master {
-                let fields = update_offset(&self.group, queue, offset);
-                self.say_farewell(cx, addr, request::UPDATE_CONSUMER_OFFSET, fields);
-                owed += 1;
+            let Some(addr) = master.filter(|_| self.config.model == MessageModel::Clustering)
+            else {
+                continue;
+            };
+            let last = match owned.stage {
+                Stage::LastCommit(offset) => Some(offset),
+                _ => owned.uncommitted(),
+            };
+            commits.extend(last.map(|offset| (addr, update_offset(&self.group, owned, offset))));
+            if self.needs_locks() {
+                unlocks.push((addr, self.lock_request(cx, &[queue])));
             }
         }
         self.queues.clear();
         self.by_queue.clear();
         self.ready.clear();
         self.outstanding.clear();
+        self.returns.clear();
         self.tell_assigned(cx);
-        let tickets = ticket.into_iter().collect();
-        self.leaving = Some(Leaving { tickets, owed, unregistered: false });
-        if owed == 0 {
-            self.unregister(cx);
+        let (tickets, owed) = (ticket.into_iter().collect(), commits.len());
+        self.leaving = Some(Leaving { tickets, owed, unlocks, unregistered: false });
+        for (addr, fields) in commits {
+            self.say_farewell(cx, addr, request::UPDATE_CONSUMER_OFFSET, fields, Bytes::new());
         }
+        self.leave_further(cx);
     }
 
     pub(super) fn on_farewell(&mut self, cx: &mut Context) {
-        let Some(leaving) = &mut self.leaving else { return };
-        leaving.owed -= 1;
-        if leaving.owed == 0 && !leaving.unregistered {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.owed -= 1;
+        }
+        self.leave_further(cx);
+    }
+
+    /// Offsets first, then locks, then membership: who comes after us starts
+    /// where we ended.
+    fn leave_further(&mut self, cx: &mut Context) {
+        let Some(leaving) = self.leaving.as_mut().filter(|leaving| leaving.owed == 0) else {
+            return;
+        };
+        let unlocks = std::mem::take(&mut leaving.unlocks);
+        if !unlocks.is_empty() {
+            leaving.owed = unlocks.len();
+            for (addr, body) in unlocks {
+                self.say_farewell(cx, addr, request::UNLOCK_BATCH_MQ, Fields::default(), body);
+            }
+        } else if !leaving.unregistered {
             self.unregister(cx);
         }
     }
@@ -213,7 +246,7 @@ impl Consumer {
                 consumer_group: Some(&self.group),
             };
             let fields = header.fields();
-            self.say_farewell(cx, *addr, request::UNREGISTER_CLIENT, fields);
+            self.say_farewell(cx, *addr, request::UNREGISTER_CLIENT, fields, Bytes::new());
         }
         if let Some(leaving) = &mut self.leaving {
             leaving.owed += brokers.len();
@@ -221,10 +254,17 @@ impl Consumer {
         }
     }
 
-    fn say_farewell(&self, cx: &mut Context, addr: SocketAddr, code: i32, fields: Fields) {
+    fn say_farewell(
+        &self,
+        cx: &mut Context,
+        addr: SocketAddr,
+        code: i32,
+        fields: Fields,
+        body: Bytes,
+    ) {
         let (timeout, purpose) =
             (cx.config.request_timeout, Purpose::Consumer(self.id, Call::Farewell));
-        cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
+        cx.call(addr, code, fields, body, timeout, purpose);
     }
 
     /// Whoever waits for this consumer to have left, once it has.

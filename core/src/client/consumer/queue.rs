@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Call, Consumer};
+use super::{Call, Consumer, locks::Lock};
 use crate::{
     client::{
         MessageQueue, OffsetSource, StartAt,
@@ -15,7 +15,7 @@ use crate::{
     time::Time,
     wire::{
         Fields, Frame,
-        body::MessageModel,
+        body::{MessageModel, ResetOffsets},
         code,
         header::{
             OffsetReply, PullHeader, PullReply, QueryOffsetHeader, QueueHeader, SearchOffsetHeader,
@@ -35,7 +35,7 @@ pub struct Owned {
     pub(super) stage: Stage,
     /// A call of the present stage is under way.
     pub(super) busy: bool,
-    not_before: Time,
+    pub(super) not_before: Time,
     pub(super) failures: u32,
     pulled_at: Time,
     /// Once it is known where to start.
@@ -46,12 +46,22 @@ pub struct Owned {
     /// say so.
     pub(super) is_implied: bool,
     committing: bool,
+    /// How often the group was reset here, as its broker said: what comes from
+    /// before another reset is refused (O4).
+    pub(super) reset_epoch: Option<u64>,
+    pub(super) was_reset: bool,
+    /// Of an orderly group's queue.
+    pub(super) lock: Option<Lock>,
+    /// It is to be handed over once the message in hand is done, or then.
+    pub(super) drain_until: Option<Time>,
 }
 
 /// What has to be known next. No stage is left by a failure: an offset that
 /// could not be asked for is asked for again, never guessed (O3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// That no other member of the orderly group has it.
+    Lock,
     /// The offset that the group stored.
     Stored,
     /// There is none: whether the group is new to the topic.
@@ -63,13 +73,16 @@ pub(super) enum Stage {
     /// That it is stored: from now on the group has a place in this queue.
     Anchor(i64, OffsetSource),
     Pulling,
+    /// It is handed over: that its offset is stored, then that it is unlocked.
+    LastCommit(i64),
+    Unlock,
 }
 
 impl Owned {
-    pub fn new(queue: MessageQueue) -> Owned {
+    pub(super) fn new(queue: MessageQueue, stage: Stage) -> Owned {
         Owned {
             queue,
-            stage: Stage::Stored,
+            stage,
             busy: false,
             not_before: Time::ZERO,
             failures: 0,
@@ -78,7 +91,15 @@ impl Owned {
             committed: None,
             is_implied: false,
             committing: false,
+            reset_epoch: None,
+            was_reset: false,
+            lock: None,
+            drain_until: None,
         }
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        matches!(self.stage, Stage::LastCommit(_) | Stage::Unlock)
     }
 
     /// The processed offset, if the broker does not have it yet.
@@ -101,7 +122,11 @@ impl Consumer {
         if let Some(progress) = &mut owned.progress {
             progress.wake(cx.now.mono);
         }
-        self.note_ready(number);
+        if owned.drain_until.is_some_and(|until| until <= cx.now.mono) {
+            return self.release(cx, number);
+        }
+        self.look_at_lock(cx, number);
+        self.note_ready(cx, number);
         let Some(owned) = self.queues.get_mut(&number) else { return };
         if owned.busy || cx.now.mono < owned.not_before {
             return;
@@ -109,6 +134,9 @@ impl Consumer {
         let broadcasting = self.config.model == MessageModel::Broadcasting;
         let (topic, queue) = (&*owned.queue.topic, owned.queue.queue);
         match owned.stage {
+            Stage::Lock => self.ask_for_lock(cx, number),
+            Stage::LastCommit(offset) => self.commit_last(cx, number, offset),
+            Stage::Unlock => self.unlock(cx, number),
             Stage::Stored if broadcasting => {
                 match self.config.local_offsets.get(&owned.queue).copied() {
                     Some(offset) => self.start_pulling(cx, number, offset, OffsetSource::Committed),
@@ -139,7 +167,7 @@ impl Consumer {
                 self.call(cx, number, code, fields, cx.config.request_timeout, call);
             }
             Stage::Anchor(offset, source) => {
-                let fields = update_offset(&self.group, &owned.queue, offset);
+                let fields = update_offset(&self.group, owned, offset);
                 let call = Call::Anchor { queue: number, offset, source };
                 let code = request::UPDATE_CONSUMER_OFFSET;
                 self.call(cx, number, code, fields, cx.config.request_timeout, call);
@@ -159,7 +187,21 @@ impl Consumer {
         call: Call,
     ) {
         let Some(queue) = self.queues.get(&number).map(|owned| owned.queue.clone()) else { return };
-        self.call_about(cx, number, &queue, code, fields, timeout, call);
+        self.call_about(cx, number, &queue, code, fields, Bytes::new(), timeout, call);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a call is this much")]
+    pub(super) fn call_with_body(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        code: i32,
+        body: Bytes,
+        timeout: Duration,
+        call: Call,
+    ) {
+        let Some(queue) = self.queues.get(&number).map(|owned| owned.queue.clone()) else { return };
+        self.call_about(cx, number, &queue, code, Fields::default(), body, timeout, call);
     }
 
     #[expect(clippy::too_many_arguments, reason = "a call is this much")]
@@ -170,6 +212,7 @@ impl Consumer {
         queue: &MessageQueue,
         code: i32,
         fields: Fields,
+        body: Bytes,
         timeout: Duration,
         call: Call,
     ) {
@@ -180,7 +223,7 @@ impl Consumer {
         if let Some(owned) = self.queues.get_mut(&number) {
             owned.busy = true;
         }
-        cx.call(addr, code, fields, Bytes::new(), timeout, Purpose::Consumer(self.id, call));
+        cx.call(addr, code, fields, body, timeout, Purpose::Consumer(self.id, call));
     }
 
     /// The stage's call failed: the same again, later.
@@ -237,6 +280,8 @@ impl Consumer {
         if room == 0
             || progress.bytes() >= self.config.max_cached_bytes
             || progress.span() >= self.config.max_span
+            || owned.drain_until.is_some()
+            || owned.lock.is_some_and(|lock| lock.has_lapsed())
         {
             return;
         }
@@ -255,8 +300,8 @@ impl Consumer {
             sub_version: topic.subscription.version,
             expression_type: Some(&topic.subscription.expression_type),
             max_bytes: None,
-            lock_epoch: None,
-            reset_epoch: None,
+            lock_epoch: owned.lock_epoch(),
+            reset_epoch: owned.reset_epoch,
         };
         let (fields, call) = (header.fields(), Call::Pull { queue: number });
         self.call(cx, number, request::PULL_MESSAGE, fields, self.config.pull_timeout, call);
@@ -300,6 +345,7 @@ impl Consumer {
             (code::PULL_OFFSET_MOVED, Ok(offsets)) if offsets.next_offset >= 0 => {
                 return self.restart_at(cx, number, offsets.next_offset);
             }
+            (code::FENCED, _) => return self.start_over(cx, number),
             (
                 code::SUBSCRIPTION_NOT_EXIST
                 | code::SUBSCRIPTION_NOT_LATEST
@@ -320,23 +366,51 @@ impl Consumer {
     }
 
     /// The broker does not have the offset any more, or not yet. What was
-    /// pulled before is void; the queue goes on where the broker says, under a
-    /// new number, so that earlier deliveries are stale.
+    /// pulled before is void; the queue goes on where the broker says.
     fn restart_at(&mut self, cx: &mut Context, number: u64, offset: i64) {
-        let Some(old) = self.queues.remove(&number) else { return };
-        self.ready.remove(&number);
-        self.next_number += 1;
-        let number = self.next_number;
-        self.by_queue.insert(old.queue.clone(), number);
-        let mut owned = Owned::new(old.queue);
-        owned.stage = Stage::Anchor(offset, OffsetSource::Corrected);
-        owned.failures = old.failures;
-        self.queues.insert(number, owned);
+        let source = OffsetSource::Corrected;
+        let number = self.replace(number, Stage::Anchor(offset, source));
         if self.config.model == MessageModel::Broadcasting {
-            return self.start_pulling(cx, number, offset, OffsetSource::Corrected);
+            return self.start_pulling(cx, number, offset, source);
         }
         // Not at once: a broker that is unsure of its own end may say this again.
         self.try_again(cx, number);
+    }
+
+    /// The group was set to other offsets: what was pulled before is void.
+    pub fn on_reset(&mut self, cx: &mut Context, reset: &ResetOffsets) {
+        for entry in &reset.offsets {
+            let queue = MessageQueue {
+                topic: entry.queue.topic.as_str().into(),
+                broker: entry.queue.broker_name.as_str().into(),
+                queue: entry.queue.queue,
+            };
+            let Some(number) = self.by_queue.get(&queue).copied() else { continue };
+            let is_reading = self.queues.get(&number).is_some_and(|owned| {
+                owned.stage == Stage::Pulling
+                    && (entry.reset_epoch.is_none() || owned.reset_epoch < entry.reset_epoch)
+            });
+            if is_reading {
+                let number = self.replace(number, Stage::Stored);
+                if let Some(owned) = self.queues.get_mut(&number) {
+                    owned.was_reset = true;
+                }
+                self.step(cx, number);
+            }
+        }
+    }
+
+    /// The same queue under a new number, so that earlier deliveries and
+    /// answers are stale. The lock stays.
+    pub(super) fn replace(&mut self, number: u64, stage: Stage) -> u64 {
+        let Some(old) = self.queues.remove(&number) else { return number };
+        self.ready.remove(&number);
+        self.next_number += 1;
+        self.by_queue.insert(old.queue.clone(), self.next_number);
+        let mut owned = Owned::new(old.queue, stage);
+        (owned.failures, owned.lock) = (old.failures, old.lock);
+        self.queues.insert(self.next_number, owned);
+        self.next_number
     }
 
     /// Stores the processed offset, or keeps it if this member is on its own.
@@ -351,22 +425,32 @@ impl Consumer {
             owned.committed = Some(offset);
             return;
         }
-        let queue = owned.queue.clone();
+        let queue = &owned.queue;
         let master = cx.routes.get(&queue.topic).and_then(|route| route.master(&queue.broker));
         let Some(addr) = master.filter(|_| last || !owned.committing) else { return };
         owned.committing = true;
-        let fields = update_offset(&self.group, &queue, offset);
+        let fields = update_offset(&self.group, owned, offset);
         let purpose = Purpose::Consumer(self.id, Call::Commit { queue: number, offset });
         let (code, timeout) = (request::UPDATE_CONSUMER_OFFSET, cx.config.request_timeout);
         cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
     }
 
-    pub(super) fn on_committed(&mut self, number: u64, offset: i64, reply: Reply) {
+    pub(super) fn on_committed(
+        &mut self,
+        cx: &mut Context,
+        number: u64,
+        offset: i64,
+        reply: Reply,
+    ) {
         let Some(owned) = self.queues.get_mut(&number) else { return };
         owned.committing = false;
-        if reply.is_ok_and(|frame| frame.code == code::SUCCESS) {
-            owned.committed = Some(offset);
-            owned.is_implied = false;
+        match reply.map(|frame| frame.code) {
+            Ok(code::SUCCESS) => {
+                owned.committed = Some(offset);
+                owned.is_implied = false;
+            }
+            Ok(code::FENCED) => self.start_over(cx, number),
+            _ => {}
         }
     }
 }
@@ -389,14 +473,14 @@ pub(super) fn query_offset(group: &str, queue: &MessageQueue) -> Fields {
     header.fields()
 }
 
-pub(super) fn update_offset(group: &str, queue: &MessageQueue, offset: i64) -> Fields {
+pub(super) fn update_offset(group: &str, owned: &Owned, offset: i64) -> Fields {
     let header = UpdateOffsetHeader {
         group,
-        topic: &queue.topic,
-        queue: queue.queue,
+        topic: &owned.queue.topic,
+        queue: owned.queue.queue,
         commit_offset: offset,
-        lock_epoch: None,
-        reset_epoch: None,
+        lock_epoch: owned.lock_epoch(),
+        reset_epoch: owned.reset_epoch,
     };
     header.fields()
 }

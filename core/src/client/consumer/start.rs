@@ -1,6 +1,8 @@
 //! Where to start reading an owned queue. Each question is asked until it is
 //! answered: an offset that could not be asked for is never guessed (O3).
 
+use bytes::Bytes;
+
 use super::{
     Call, Consumer, History,
     queue::{Owned, Stage, query_offset},
@@ -12,7 +14,8 @@ use crate::{
         progress::Progress,
     },
     ids::Name,
-    wire::{body::MessageModel, code, request},
+    message::RETRY_PREFIX,
+    wire::{body::MessageModel, code, header::CommittedReply, request},
 };
 
 impl Consumer {
@@ -21,7 +24,10 @@ impl Consumer {
         if frame.code == code::QUERY_NOT_FOUND {
             let Some(owned) = self.queues.get_mut(&number) else { return };
             // Whether the group is new or the queue is, both start at the first.
+            // What a group is to get again was meant for it from the beginning.
+            let is_retries = owned.queue.topic.starts_with(RETRY_PREFIX);
             owned.enter(match self.config.start_at {
+                _ if is_retries => Stage::Start { first: true },
                 StartAt::First => Stage::Start { first: true },
                 _ => Stage::History,
             });
@@ -31,8 +37,14 @@ impl Consumer {
         let Some(owned) = self.queues.get_mut(&number) else { return };
         owned.committed = Some(offset);
         owned.is_implied = true;
+        let reply = CommittedReply::parse(&frame.fields);
+        owned.reset_epoch = reply.ok().and_then(|reply| reply.reset_epoch);
+        let source = match owned.was_reset {
+            true => OffsetSource::Reset,
+            false => OffsetSource::Committed,
+        };
         let topic = owned.queue.topic.clone();
-        self.start_pulling(cx, number, offset, OffsetSource::Committed);
+        self.start_pulling(cx, number, offset, source);
         self.learn_history(cx, &topic, Vec::new());
     }
 
@@ -61,7 +73,7 @@ impl Consumer {
                 let fields = query_offset(&self.group, &queue);
                 let code = request::QUERY_CONSUMER_OFFSET;
                 let (call, timeout) = (Call::Survey { queue: number }, cx.config.request_timeout);
-                self.call_about(cx, number, &queue, code, fields, timeout, call);
+                self.call_about(cx, number, &queue, code, fields, Bytes::new(), timeout, call);
             }
             _ => {}
         }

@@ -2,7 +2,7 @@ use super::*;
 
 const GROUP: &str = "g";
 
-fn subscribe(rig: &mut Rig, config: ConsumerConfig) -> ConsumerId {
+pub fn subscribe(rig: &mut Rig, config: ConsumerConfig) -> ConsumerId {
     let ticket = rig.command(Command::Subscribe(Box::new(config.topic("orders", "*"))));
     rig.run_for(Duration::from_millis(1));
     match rig.outcome(ticket) {
@@ -11,11 +11,11 @@ fn subscribe(rig: &mut Rig, config: ConsumerConfig) -> ConsumerId {
     }
 }
 
-fn config() -> ConsumerConfig {
+pub fn config() -> ConsumerConfig {
     ConsumerConfig::new(GROUP).start_at(StartAt::First)
 }
 
-fn rig_with_queues(queues: u32, messages: u64) -> Rig {
+pub fn rig_with_queues(queues: u32, messages: u64) -> Rig {
     let mut rig = Rig::new();
     rig.tables.add_topic("orders", &[(1, queues)]);
     for queue in 0..queues {
@@ -24,11 +24,11 @@ fn rig_with_queues(queues: u32, messages: u64) -> Rig {
     rig
 }
 
-fn stored(rig: &Rig, queue: u32) -> Option<i64> {
+pub fn stored(rig: &Rig, queue: u32) -> Option<i64> {
     rig.tables.offsets.get(&(broker(1), queue)).copied()
 }
 
-fn take_offsets(rig: &mut Rig) -> Vec<(DeliveryId, u64)> {
+pub fn take_offsets(rig: &mut Rig) -> Vec<(DeliveryId, u64)> {
     rig.delivered.drain(..).map(|(id, message)| (id, message.queue_offset())).collect()
 }
 
@@ -156,33 +156,6 @@ fn one_stuck_message_bounds_how_far_the_queue_runs_ahead() {
     assert_eq!(stored(&rig, 0), Some(0), "nothing above it is stored");
     rig.settle(stuck.unwrap(), Verdict::Ack);
     assert!(!rig.delivered.is_empty());
-}
-
-#[test]
-fn a_refused_message_comes_again_after_its_delay() {
-    let mut rig = rig_with_queues(1, 3);
-    subscribe(&mut rig, config());
-    let delivered = take_offsets(&mut rig);
-    rig.settle(delivered[1].0, Verdict::Nack(Duration::from_secs(2)));
-    rig.run_for(Duration::from_millis(1_900));
-    assert!(rig.delivered.is_empty());
-    rig.run_for(Duration::from_millis(200));
-    let (_, again) = rig.delivered.pop_front().unwrap();
-    assert_eq!((again.queue_offset(), again.attempts), (1, 2));
-}
-
-#[test]
-fn an_orderly_member_gets_one_message_per_queue_at_a_time() {
-    let mut rig = rig_with_queues(2, 3);
-    subscribe(&mut rig, config().orderly());
-    assert_eq!(rig.delivered.len(), 2, "one of each queue");
-    let (refused, first) = rig.delivered.pop_front().unwrap();
-    rig.settle(refused, Verdict::Nack(Duration::from_secs(1)));
-    rig.delivered.clear();
-    rig.run_for(Duration::from_secs(2));
-    let (_, again) = rig.delivered.pop_front().unwrap();
-    assert_eq!(again.record, first.record);
-    assert!(rig.delivered.is_empty());
 }
 
 /// Code 21: what was pulled is void, the place is stored, and it goes on there.

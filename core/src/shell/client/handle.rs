@@ -369,9 +369,9 @@ impl Drop for Consumer {
     }
 }
 
-/// A message to be processed and then settled by [`ack`](Delivery::ack) or
-/// [`nack`](Delivery::nack); dropped without either, it comes again. A verdict
-/// on a queue that has moved to another member is ignored.
+/// A message to be processed and then settled by [`ack`](Delivery::ack) or one
+/// of the other verdicts; dropped without any, it comes again. A verdict on a
+/// queue that has moved to another member is ignored.
 pub struct Delivery {
     pub(super) message: Received,
     pub(super) id: DeliveryId,
@@ -386,9 +386,22 @@ impl Delivery {
         self.settle(Verdict::Ack);
     }
 
-    /// Not processed: deliver it again after `delay`.
+    /// Not processed: deliver it again after `delay`, to this or another
+    /// member. In an orderly group nothing overtakes it meanwhile.
     pub fn nack(mut self, delay: Duration) {
         self.settle(Verdict::Nack(delay));
+    }
+
+    /// Not processed: deliver it again, later with each attempt, as the group is
+    /// configured (10 s, 30 s, 1 min … 2 h by default), and after the last one
+    /// give it to the dead letters.
+    pub fn retry(mut self) {
+        self.settle(Verdict::Retry);
+    }
+
+    /// It will never be processed: give it to the group's dead letters.
+    pub fn dead_letter(mut self) {
+        self.settle(Verdict::DeadLetter);
     }
 
     fn settle(&mut self, verdict: Verdict) {

@@ -1,0 +1,244 @@
+//! What brokers and name servers know, for tests.
+
+use super::*;
+use crate::{
+    message::{Properties, RETRY_PREFIX, property},
+    wire::{
+        body::{BrokerData, ConsumerIds, LockReply, LockRequest, QueueData, TopicRoute, perm},
+        header::{
+            OffsetReply, PullReply, QueryOffsetHeader, QueueHeader, SendBackHeader, SendReply,
+            TopicHeader,
+        },
+    },
+};
+
+/// Name server and brokers: tables that a test fills and reads.
+#[derive(Default)]
+pub struct Tables {
+    pub routes: BTreeMap<String, TopicRoute>,
+    pub members: Vec<String>,
+    /// By broker address and queue.
+    pub logs: BTreeMap<(SocketAddr, u32), Vec<Record>>,
+    /// What the group stored, by broker address and queue.
+    pub offsets: BTreeMap<(SocketAddr, u32), i64>,
+    pub min_offsets: BTreeMap<(SocketAddr, u32), i64>,
+    /// Who holds the lock of a queue, and under which epoch.
+    pub locks: BTreeMap<(SocketAddr, u32), (Option<String>, u64)>,
+    /// Positions of messages that were taken back, each with what was asked.
+    pub taken: Vec<(SocketAddr, i64, i32, Option<i64>)>,
+    pub held: Vec<(SocketAddr, Frame)>,
+}
+
+/// The tables hold one topic's queues, and behind them those of the group's
+/// retries.
+pub const RETRIES: u32 = 1000;
+
+pub fn slot(topic: &str, queue: u32) -> u32 {
+    if topic.starts_with(RETRY_PREFIX) { RETRIES + queue } else { queue }
+}
+
+impl Tables {
+    pub fn add_topic(&mut self, topic: &str, brokers: &[(u8, u32)]) {
+        let route = TopicRoute {
+            order_topic_conf: None,
+            queues: brokers
+                .iter()
+                .map(|(n, queues)| QueueData {
+                    broker_name: broker_name(*n),
+                    read_queues: *queues,
+                    write_queues: *queues,
+                    perm: perm::READ | perm::WRITE,
+                    topic_sys_flag: 0,
+                })
+                .collect(),
+            brokers: brokers
+                .iter()
+                .map(|(n, _)| BrokerData {
+                    cluster: "c".into(),
+                    broker_name: broker_name(*n),
+                    addrs: [(0, broker(*n).to_string())].into(),
+                })
+                .collect(),
+        };
+        self.routes.insert(topic.to_owned(), route);
+    }
+
+    pub fn fill(&mut self, at: SocketAddr, queue: u32, count: u64) {
+        let log = self.logs.entry((at, queue)).or_default();
+        for _ in 0..count {
+            let mut record = progress::tests::record(log.len() as u64, "a");
+            record.queue = queue;
+            record.position = Position(u64::from(queue) << 32 | record.position.0);
+            log.push(record);
+        }
+    }
+
+    /// The answer: code, fields, body. None: held.
+    pub fn answer(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
+        let ok = |fields: Fields| Some((code::SUCCESS, fields, Bytes::new()));
+        let offset = |offset: i64| ok(OffsetReply { offset }.fields());
+        match frame.code {
+            request::GET_ROUTEINFO_BY_TOPIC => {
+                let topic = TopicHeader::parse(&frame.fields).unwrap().topic.to_owned();
+                match self.routes.get(&topic) {
+                    Some(route) => Some((code::SUCCESS, Fields::default(), route.to_bytes())),
+                    None => Some((code::TOPIC_NOT_EXIST, Fields::default(), Bytes::new())),
+                }
+            }
+            request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+                let header = SendHeader::parse(&frame.fields).unwrap();
+                let slot = slot(header.topic, header.queue as u32);
+                let log = self.logs.entry((addr, slot)).or_default();
+                let mut record = progress::tests::record(log.len() as u64, "a");
+                let position = Position(u64::from(slot) << 32 | record.position.0);
+                record.position = position;
+                record.body = frame.body.clone();
+                record.topic = header.topic.to_owned();
+                record.queue = header.queue as u32;
+                record.reconsume_times = header.reconsume_times.unwrap_or(0);
+                record.properties = header.properties.unwrap_or_default().to_owned().into();
+                log.push(record);
+                let reply = SendReply {
+                    message_id: &offset_message_id(addr, position),
+                    queue: header.queue as u32,
+                    queue_offset: log.len() as i64 - 1,
+                    transaction_id: None,
+                    region: None,
+                    trace_on: None,
+                    recall_handle: None,
+                };
+                ok(reply.fields())
+            }
+            request::GET_CONSUMER_LIST_BY_GROUP => {
+                let body = ConsumerIds { ids: self.members.clone() }.to_bytes();
+                Some((code::SUCCESS, Fields::default(), body))
+            }
+            request::QUERY_CONSUMER_OFFSET => {
+                let header = QueryOffsetHeader::parse(&frame.fields).unwrap();
+                match self.offsets.get(&(addr, slot(header.topic, header.queue))) {
+                    Some(stored) => offset(*stored),
+                    None => Some((code::QUERY_NOT_FOUND, Fields::default(), Bytes::new())),
+                }
+            }
+            request::UPDATE_CONSUMER_OFFSET => {
+                let header = UpdateOffsetHeader::parse(&frame.fields).unwrap();
+                let slot = slot(header.topic, header.queue);
+                if header.lock_epoch.is_some_and(|epoch| self.locks[&(addr, slot)].1 != epoch) {
+                    return Some((code::FENCED, Fields::default(), Bytes::new()));
+                }
+                self.offsets.insert((addr, slot), header.commit_offset);
+                ok(Fields::default())
+            }
+            request::GET_MIN_OFFSET => {
+                let header = QueueHeader::parse(&frame.fields).unwrap();
+                offset(
+                    self.min_offsets
+                        .get(&(addr, slot(header.topic, header.queue)))
+                        .copied()
+                        .unwrap_or(0),
+                )
+            }
+            request::GET_MAX_OFFSET => {
+                let header = QueueHeader::parse(&frame.fields).unwrap();
+                offset(
+                    self.logs
+                        .get(&(addr, slot(header.topic, header.queue)))
+                        .map_or(0, |log| log.len() as i64),
+                )
+            }
+            request::PULL_MESSAGE => self.pull(addr, frame),
+            request::CONSUMER_SEND_MSG_BACK => {
+                self.send_back(addr, frame);
+                ok(Fields::default())
+            }
+            request::LOCK_BATCH_MQ => {
+                let body = self.lock(addr, frame).to_bytes();
+                Some((code::SUCCESS, Fields::default(), body))
+            }
+            request::UNLOCK_BATCH_MQ => {
+                let request = LockRequest::parse(&frame.body).unwrap();
+                for queue in request.queues {
+                    let slot = slot(&queue.topic, queue.queue);
+                    if let Some((holder, _)) = self.locks.get_mut(&(addr, slot)) {
+                        holder.take_if(|holder| *holder == request.client_id);
+                    }
+                }
+                ok(Fields::default())
+            }
+            request::HEART_BEAT | request::UNREGISTER_CLIENT | request::END_TRANSACTION => {
+                ok(Fields::default())
+            }
+            other => panic!("no table answers {other}"),
+        }
+    }
+
+    fn pull(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
+        let header = PullHeader::parse(&frame.fields).unwrap();
+        let slot = slot(header.topic, header.queue);
+        let log = self.logs.entry((addr, slot)).or_default();
+        let min = self.min_offsets.get(&(addr, slot)).copied().unwrap_or(0);
+        let reply = |next_offset| PullReply {
+            suggest_broker: 0,
+            next_offset,
+            min_offset: min,
+            max_offset: log.len() as i64,
+        };
+        if header.queue_offset < min || header.queue_offset > log.len() as i64 {
+            let next = header.queue_offset.clamp(min, log.len() as i64);
+            return Some((code::PULL_OFFSET_MOVED, reply(next).fields(), Bytes::new()));
+        }
+        let from = header.queue_offset as usize;
+        if from == log.len() {
+            return None;
+        }
+        let to = (from + header.max_messages as usize).min(log.len());
+        let mut body = Vec::new();
+        log[from..to].iter().for_each(|record| record.encode(&mut body));
+        Some((code::SUCCESS, reply(to as i64).fields(), body.into()))
+    }
+
+    /// Appears in the retry topic at once, whatever the delay.
+    fn send_back(&mut self, addr: SocketAddr, frame: &Frame) {
+        let header = SendBackHeader::parse(&frame.fields).unwrap();
+        let all = self.logs.iter().filter(|((at, _), _)| *at == addr);
+        let mut records = all.flat_map(|(_, log)| log);
+        let found = records.find(|record| record.position.0 as i64 == header.offset);
+        let mut record = found.expect("it was served").clone();
+        self.taken.push((addr, header.offset, header.delay_level, header.delay_ms));
+        let retry_topic = format!("{RETRY_PREFIX}{}", header.group);
+        if header.delay_level < 0 || !self.routes.contains_key(&retry_topic) {
+            return;
+        }
+        let mut properties = record.properties.to_vec();
+        if Properties(&properties).get(property::RETRY_TOPIC).is_none() {
+            Properties::put(&mut properties, property::RETRY_TOPIC, &record.topic);
+        }
+        let log = self.logs.entry((addr, RETRIES)).or_default();
+        record.topic = retry_topic;
+        record.queue = 0;
+        record.queue_offset = log.len() as u64;
+        record.position = Position(u64::from(RETRIES) << 32 | log.len() as u64 * 100);
+        record.reconsume_times += 1;
+        record.properties = properties.into();
+        log.push(record);
+    }
+
+    fn lock(&mut self, addr: SocketAddr, frame: &Frame) -> LockReply {
+        let request = LockRequest::parse(&frame.body).unwrap();
+        let mut reply = LockReply::default();
+        for mut queue in request.queues {
+            let slot = slot(&queue.topic, queue.queue);
+            let (holder, epoch) = self.locks.entry((addr, slot)).or_insert((None, 0));
+            if holder.as_ref().is_some_and(|holder| *holder != request.client_id) {
+                continue;
+            }
+            if holder.is_none() {
+                *holder = Some(request.client_id.clone());
+                *epoch += 1;
+            }
+            queue.epoch = Some(*epoch);
+            reply.locked.push(queue);
+        }
+        reply
+    }
+}
