@@ -25,6 +25,7 @@ mod session;
 mod snapshot;
 mod state;
 mod stored;
+mod timers;
 mod topics;
 mod transactions;
 mod view;

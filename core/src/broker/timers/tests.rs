@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What can happen to the timers of one broker, in a small world of times and
+/// places so that things meet.
+#[derive(Clone, Debug)]
+enum Step {
+    Insert {
+        due_wall: i64,
+        /// How far behind the last one its record lies, and what it shows
+        /// before that.
+        ahead: u64,
+        shows: u64,
+    },
+    RemoveNth(usize),
+    Due {
+        now_wall: i64,
+        limit: usize,
+    },
+    Restart,
+    Clamp {
+        start: u64,
+        end: u64,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let wall = -100_000i64..400_000;
+    let step = prop_oneof![
+        6 => (wall.clone(), 1u64..100_000, 0u64..500_000)
+            .prop_map(|(due_wall, ahead, shows)| Step::Insert { due_wall, ahead, shows }),
+        2 => any::<usize>().prop_map(Step::RemoveNth),
+        2 => (wall, 0usize..10).prop_map(|(now_wall, limit)| Step::Due { now_wall, limit }),
+        1 => Just(Step::Restart),
+        1 => (0u64..1_000_000, 500_000u64..5_000_000)
+            .prop_map(|(start, end)| Step::Clamp { start, end }),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+fn restarted(timers: &Timers) -> Timers {
+    let bytes = postcard::to_allocvec(&timers.snapshot()).unwrap();
+    Timers::restore(postcard::from_bytes(&bytes).unwrap()).unwrap()
+}
+
+proptest! {
+    /// The index is a sorted map, at any time and after any restart.
+    #[test]
+    fn the_index_is_a_sorted_map(steps in steps()) {
+        let mut timers = Timers::default();
+        let mut model: BTreeMap<Timer, Position> = BTreeMap::new();
+        let mut end = 1;
+        for step in steps {
+            match step {
+                Step::Insert { due_wall, ahead, shows } => {
+                    end += ahead;
+                    let timer = Timer { due_wall, at: Position(end) };
+                    let needs = Position(end.saturating_sub(shows));
+                    timers.insert(timer, needs);
+                    model.insert(timer, needs);
+                }
+                Step::RemoveNth(nth) if !model.is_empty() => {
+                    let timer = *model.keys().nth(nth % model.len()).unwrap();
+                    prop_assert!(timers.contains(timer));
+                    prop_assert!(timers.remove(timer));
+                    prop_assert!(!timers.contains(timer) && !timers.remove(timer));
+                    model.remove(&timer);
+                }
+                Step::RemoveNth(_) => {}
+                Step::Due { now_wall, limit } => {
+                    let is_wanted = |timer: Timer| timer.at.0 % 7 != 0;
+                    let wanted = || model.keys().copied().filter(|timer| is_wanted(*timer));
+                    let due = wanted().take_while(|timer| timer.due_wall <= now_wall);
+                    let due: Vec<Timer> = due.take(limit).collect();
+                    prop_assert_eq!(timers.due(now_wall, limit, is_wanted), due);
+                    let next = timers.next_due(is_wanted);
+                    if let Some(first) = wanted().next() {
+                        prop_assert!(next.unwrap() <= first.due_wall);
+                    }
+                }
+                Step::Restart => timers = restarted(&timers),
+                Step::Clamp { start, end } => {
+                    let inside = |timer: &Timer| start <= timer.at.0 && timer.at.0 < end;
+                    let gone = model.keys().filter(|timer| !inside(timer)).count();
+                    prop_assert_eq!(timers.clamp(Position(start), Position(end)), gone);
+                    model.retain(|timer, _| inside(timer));
+                    model.values_mut().for_each(|needs| *needs = (*needs).max(Position(start)));
+                }
+            }
+            prop_assert_eq!(timers.len(), model.len());
+            prop_assert_eq!(timers.low_water().is_none(), model.is_empty());
+            if let (Some(low), Some(needed)) = (timers.low_water(), model.values().min()) {
+                prop_assert!(low <= *needed);
+            }
+        }
+        let all = timers.due(i64::MAX, usize::MAX, |_| true);
+        prop_assert_eq!(all, model.into_keys().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_refused_or_read_but_never_panics(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut timers = Timers::default();
+        for n in 1..100u64 {
+            let timer = Timer { due_wall: n as i64 * 3_000, at: Position(n * 1_000) };
+            timers.insert(timer, Position(n));
+        }
+        let mut bytes = postcard::to_allocvec(&timers.snapshot()).unwrap();
+        for (at, to) in flips {
+            *at.get_mut(&mut bytes) = to;
+        }
+        if let Ok(snapshot) = postcard::from_bytes(&bytes)
+            && let Ok(mut restored) = Timers::restore(snapshot)
+        {
+            restored.due(i64::MAX, usize::MAX, |_| true);
+        }
+    }
+}
+
+#[test]
+fn what_a_timer_shows_is_needed_until_it_is_over() {
+    let mut timers = Timers::default();
+    assert_eq!(timers.low_water(), None);
+    let retry = Timer { due_wall: 10_000, at: Position(9_000) };
+    let delayed = Timer { due_wall: 900_000, at: Position(5_000) };
+    timers.insert(retry, Position(100));
+    timers.insert(delayed, delayed.at);
+    assert_eq!(restarted(&timers).low_water(), Some(Position(100)));
+    timers.remove(retry);
+    assert_eq!(timers.low_water(), Some(Position(5_000)));
+    timers.remove(delayed);
+    assert_eq!(timers.low_water(), None);
+}
+
+/// A million messages of about a kilobyte, whatever their delays.
+#[test]
+fn a_million_timers_take_a_few_bytes_each() {
+    const COUNT: u64 = 1_000_000;
+    const DAY: u64 = 24 * 3_600_000;
+    for (what, longest, most) in [("at once", 1, 6), ("a day", DAY, 8), ("3 days", 3 * DAY, 8)] {
+        let mut rng = crate::rng::Rng::new(1);
+        let mut timers = Timers::default();
+        for n in 1..=COUNT {
+            let due_wall = 1_700_000_000_000 + (rng.below(longest)) as i64;
+            let at = Position(n * 1_200);
+            timers.insert(Timer { due_wall, at }, at);
+        }
+        let saved = postcard::to_allocvec(&timers.snapshot()).unwrap().len() as u64;
+        let held = timers.footprint() as u64;
+        println!("{what}: {:.2} bytes in memory, {:.2} in a snapshot", each(held), each(saved));
+        assert!(held <= most * COUNT + (1 << 20), "{what}: {held} bytes");
+        assert_eq!(restarted(&timers).len() as u64, COUNT);
+    }
+
+    fn each(bytes: u64) -> f64 {
+        bytes as f64 / COUNT as f64
+    }
+}
