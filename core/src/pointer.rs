@@ -57,6 +57,11 @@ pub enum Settles {
     Timer { due_wall: i64, at: Position },
     /// The lease of this number on the message at this offset.
     Lease { number: u64, offset: u64 },
+    /// The delivery to the group of the message at this offset: it was sent
+    /// back.
+    Delivery { group: Name, topic: Name, queue: u32, offset: u64 },
+    /// The group's dead letter at this offset: it was replayed.
+    DeadLetter { group: Name, offset: u64 },
 }
 
 /// How a stored record shall appear: where, and what differs from its bytes.

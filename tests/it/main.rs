@@ -6,6 +6,7 @@ mod crash_points;
 mod oracles_bite;
 mod orderly;
 mod real_smoke;
+mod retries;
 mod scenarios;
 mod transactions;
 mod transcripts;

@@ -8,9 +8,10 @@ use super::{
     command::Command,
     config::limit,
     halves::Fate,
-    leases::Change,
+    leases,
     propose::{Answer, Proposal, Proposed},
     state::Dispatch,
+    timers,
 };
 use crate::{
     error::{Rejected, StoreError},
@@ -109,20 +110,25 @@ impl<D: Disk> Broker<D> {
             Proposal::Pointers { settles, answer } => {
                 for settles in settles {
                     self.apply_next_dispatch()?;
-                    if let Settles::Half(at) = settles {
-                        self.half_settled(at, Fate::Committed);
-                    }
+                    self.settles(&settles);
                     self.state.settle(&settles);
                 }
                 answer
             }
-            Proposal::Command { command, answer } => {
-                self.apply_command(now, &command);
+            Proposal::Command { command, at, answer } => {
+                self.apply_command(now, &command, at);
                 answer
             }
         };
         self.answer(answer);
         Ok(())
+    }
+
+    /// Tells who waits for it, before the state forgets it.
+    fn settles(&mut self, settles: &Settles) {
+        if let Settles::Half(at) = settles {
+            self.half_settled(*at, Fate::Committed);
+        }
     }
 
     fn apply_next_dispatch(&mut self) -> Result<(), StoreError> {
@@ -157,7 +163,7 @@ impl<D: Disk> Broker<D> {
             Kind::Command => {
                 for (position, bytes) in &entry.parts {
                     let command = Command::decode(bytes, *position)?;
-                    self.state.apply_command(&command);
+                    self.state.apply_command(&command, *position);
                 }
             }
             Kind::Mark => {}
@@ -183,11 +189,13 @@ impl<D: Disk> Broker<D> {
         Ok(())
     }
 
-    fn apply_command(&mut self, now: Now, command: &Command) {
-        if let Command::Transaction(change) = command {
-            self.transaction_changes(change);
+    fn apply_command(&mut self, now: Now, command: &Command, at: Position) {
+        match command {
+            Command::Transaction(change) => self.transaction_changes(change),
+            Command::Timer(timers::Change::Deferred(deferred)) => self.settles(&deferred.settles),
+            _ => {}
         }
-        self.state.apply_command(command);
+        self.state.apply_command(command, at);
         let ready = match command {
             Command::Started { .. } => {
                 self.phase = Phase::Serving;
@@ -202,7 +210,7 @@ impl<D: Disk> Broker<D> {
             Command::Lease(change) => {
                 self.leases_changed(now, change);
                 match change {
-                    Change::Opened { retry: Some(config), .. } => {
+                    leases::Change::Opened { retry: Some(config), .. } => {
                         Some(Needed::Topic(config.name.clone()))
                     }
                     _ => None,
@@ -216,7 +224,11 @@ impl<D: Disk> Broker<D> {
                 self.transaction_changed(now, change);
                 None
             }
-            Command::Jumped { .. } | Command::Offsets(_) => None,
+            Command::Timer(timers::Change::Recalled(timer)) => {
+                self.firing.recalled(*timer);
+                None
+            }
+            Command::Jumped { .. } | Command::Offsets(_) | Command::Timer(_) => None,
         };
         if let Some(needed) = ready {
             self.registration.changed(now.mono);
@@ -230,8 +242,12 @@ impl<D: Disk> Broker<D> {
     /// The log's tail is durable and applied: open this process's own term.
     fn recovered(&mut self, now: Now) -> Result<(), StoreError> {
         let (log, disk) = self.replica.parts();
-        let start = log.start();
+        let (start, end) = (log.start(), log.end());
         self.state.expire(disk, start)?;
+        let lost = self.state.timers.clamp(start, end);
+        if lost > 0 {
+            tracing::error!(lost, "delayed messages are not in the log any more");
+        }
         self.phase = Phase::Starting;
         if self.state.was_async() && !self.replica.was_clean() {
             self.propose_command(Command::Jumped { by: ASYNC_WINDOW }, Answer::Nothing)?;

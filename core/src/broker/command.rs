@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{halves, leases, locks};
+use super::{halves, leases, locks, retry::BackOff, timers};
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
@@ -26,8 +26,9 @@ pub struct GroupConfig {
     pub name: Name,
     /// Queues of the group's retry topic.
     pub retry_queues: u32,
-    /// Deliveries before a message goes to the dead-letter queue.
+    /// Deliveries again before a message goes to the dead-letter queue.
     pub retry_max: i32,
+    pub back_off: BackOff,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +58,11 @@ pub enum Command {
     Lock(locks::Change),
     Lease(leases::Change),
     Transaction(halves::Change),
+    Timer(timers::Change),
 }
 
 /// Leads every encoded command; a broker refuses versions it does not know.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Command {
     /// What has to be so before it counts. What later lives rely on must not
@@ -73,7 +75,10 @@ impl Command {
             | Command::Group(_)
             | Command::Lock(_)
             | Command::Lease(leases::Change::Opened { .. }) => Needs::Durable,
-            Command::Offsets(_) | Command::Transaction(_) | Command::Lease(_) => Needs::Flush,
+            Command::Offsets(_)
+            | Command::Transaction(_)
+            | Command::Timer(_)
+            | Command::Lease(_) => Needs::Flush,
         }
     }
 

@@ -101,6 +101,19 @@ pub mod limit {
     pub const LOCKS: usize = 1 << 20;
     /// The longest client id that is kept, in bytes.
     pub const CLIENT_ID: usize = 512;
+    /// The longest delay of a message, as in RocketMQ.
+    pub const DELAY: Duration = Duration::from_secs(3 * 24 * 3600);
+    /// Delayed messages that become visible with one entry of the log, and the
+    /// bytes of their records that are read for it.
+    pub const FIRED_AT_ONCE: usize = 256;
+    pub const FIRED_BYTES: usize = 1 << 20;
+    /// Deliveries to a group from one queue that it sent back and has not
+    /// passed: about as many as its members may have in hand.
+    pub const SENT_BACK: usize = 4096;
+    /// Steps of a group's back-off.
+    pub const BACK_OFF_STEPS: usize = 64;
+    /// Dead letters that one request makes visible again.
+    pub const REPLAYED_AT_ONCE: usize = 256;
     /// Queues of one topic.
     pub const QUEUES: u32 = 4096;
     /// Topics, and consumer groups.

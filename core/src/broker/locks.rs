@@ -123,6 +123,12 @@ impl Locks {
         self.next_expiry
     }
 
+    /// Whether a member of the group works in order at the moment.
+    pub fn is_orderly(&self, group: &str, now: Time) -> bool {
+        let locks = self.groups.get(group).into_iter().flat_map(BTreeMap::values);
+        locks.into_iter().any(|lock| lock.holder(now).is_some())
+    }
+
     /// Every recorded holder keeps its locks until then.
     pub fn hold_all(&mut self, until: Time) {
         for lock in self.groups.values_mut().flat_map(BTreeMap::values_mut) {

@@ -10,6 +10,7 @@ use super::{
     apply::Needed,
     command::{Command, GroupConfig},
     config::limit,
+    retry::BackOff,
 };
 use crate::{
     error::Rejected,
@@ -227,7 +228,12 @@ impl<D: Disk> Broker<D> {
             return refuse(format!("there are too many groups to create {name}"));
         }
         // RocketMQ's defaults.
-        Ok(GroupConfig { name: name.into(), retry_queues: 1, retry_max: 16 })
+        Ok(GroupConfig {
+            name: name.into(),
+            retry_queues: 1,
+            retry_max: 16,
+            back_off: BackOff::default(),
+        })
     }
 
     pub(super) fn unregister_client(

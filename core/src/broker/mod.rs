@@ -9,6 +9,8 @@ pub mod config;
 mod acks;
 mod apply;
 mod command;
+mod dead_letters;
+mod delay;
 mod halves;
 mod leases;
 mod locks;
@@ -20,6 +22,7 @@ mod propose;
 mod pull;
 mod register;
 mod retention;
+mod retry;
 mod send;
 mod session;
 mod snapshot;
@@ -40,6 +43,8 @@ use bytes::Bytes;
 
 use self::{
     apply::Awaiting,
+    dead_letters::Replaying,
+    delay::Firing,
     members::Members,
     parked::Parked,
     pop::Pop,
@@ -172,6 +177,8 @@ pub struct Broker<D: Disk> {
     unproposed_offsets: BTreeMap<(Name, Shard), u64>,
     offsets_due: Option<Time>,
     registration: Registration,
+    firing: Firing,
+    replaying: Replaying,
     outputs: VecDeque<Output<D>>,
     /// Reused for every append.
     draft: Draft,
@@ -193,6 +200,7 @@ pub struct Counters {
     pub appended: u64,
     pub served: u64,
     pub refused: u64,
+    pub sent_back: u64,
     pub corrupt_reads: u64,
     pub snapshots: u64,
     /// Popped messages whose lease ended before they were acknowledged.
@@ -244,6 +252,8 @@ impl<D: Disk> Broker<D> {
             unproposed_offsets: BTreeMap::new(),
             offsets_due: None,
             registration: Registration::new(config.name_servers.len()),
+            firing: Firing::default(),
+            replaying: Replaying::default(),
             outputs: VecDeque::new(),
             draft: Draft::default(),
             scratch: Scratch::default(),
@@ -312,6 +322,7 @@ impl<D: Disk> Broker<D> {
             self.state.leases.deadline(),
             self.parked_pops.deadline(),
             self.transactions.deadline(),
+            self.firing.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -332,6 +343,9 @@ impl<D: Disk> Broker<D> {
         self.check_back(now)?;
         self.replica.write(now.mono)?;
         self.apply_committed(now)?;
+        self.fire_timers(now)?;
+        self.replica.write(now.mono)?;
+        self.apply_committed(now)?;
         // Applying may have proposed (an opening record, a waiting send), and so
         // do held pops that got something.
         loop {
@@ -342,6 +356,7 @@ impl<D: Disk> Broker<D> {
                 break;
             }
         }
+        self.plan_timers(now);
         self.wake_parked(now);
         self.offer_freed_locks(now);
         self.start_sync(now)?;
@@ -458,6 +473,11 @@ impl<D: Disk> Broker<D> {
             request::GET_MIN_OFFSET => self.min_offset(conn, &frame),
             request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(conn, &frame),
             request::UPDATE_AND_CREATE_TOPIC => self.create_topic(conn, &frame),
+            request::CONSUMER_SEND_MSG_BACK => self.send_back(now, conn, frame),
+            request::RECALL_MESSAGE => self.recall_message(conn, &frame),
+            request::REPLAY_DEAD_LETTERS => self.replay_dead_letters(now, conn, &frame),
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.configure_group(conn, &frame),
+            request::GET_SUBSCRIPTIONGROUP_CONFIG => self.show_group(conn, &frame),
             other => Err(Rejected::new(
                 code::REQUEST_CODE_NOT_SUPPORTED,
                 format!("request code {other} is not supported"),

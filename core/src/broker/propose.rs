@@ -42,6 +42,7 @@ pub(super) enum Proposal {
     },
     Command {
         command: Command,
+        at: Position,
         answer: Answer,
     },
 }
@@ -196,8 +197,12 @@ impl<D: Disk> Broker<D> {
     ) -> Result<Place, StoreError> {
         self.draft.clear(Kind::Command);
         self.draft.part(|out| command.encode(out));
-        let place = self.replica.propose(&mut self.draft, command.needs(), |_, _| {})?;
-        self.proposed.push_back(Proposed { place, what: Proposal::Command { command, answer } });
+        let mut at = Position(0);
+        let place = self.replica.propose(&mut self.draft, command.needs(), |_, position| {
+            at = position;
+        })?;
+        let what = Proposal::Command { command, at, answer };
+        self.proposed.push_back(Proposed { place, what });
         Ok(place)
     }
 

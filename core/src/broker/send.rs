@@ -5,23 +5,26 @@ use super::{
     apply::Needed,
     command::{Command, TopicConfig},
     config::limit,
+    dead_letters::{self, DLQ_PREFIX},
+    delay,
     propose::Answer,
     state::{DEFAULT_TOPIC, Dispatch, QueueKey, RETRY_PREFIX},
     transactions::is_half,
 };
 use crate::{
     error::Rejected,
-    ids::{ConnId, Position},
+    ids::{ConnId, Name, Position},
     log::Kind,
     message::{
         MAX_BODY, MAX_LONG_TOPIC, MAX_PROPERTIES, MAX_TOPIC, Properties, Record, offset_message_id,
         property, sys_flag, tag_hash,
     },
+    pointer::Hold,
     queue::QueueEntry,
     runtime::Disk,
     time::Now,
     wire::{
-        Frame,
+        Frame, RecallHandle,
         body::{BatchRecord, BatchRecords, perm},
         code,
         frame::ReplyTo,
@@ -38,6 +41,8 @@ pub(super) struct SendAnswer {
     first_offset: u64,
     positions: Positions,
     transaction_id: Option<String>,
+    /// Of a delayed message: its topic, and when it is due.
+    recall: Option<(Name, i64)>,
 }
 
 /// One position without an allocation, or those of a batch.
@@ -64,10 +69,17 @@ impl<D: Disk> Broker<D> {
         conn: ConnId,
         frame: Frame,
     ) -> Result<(), Rejected> {
-        let header = SendHeader::parse(&frame.fields)?;
+        let mut header = SendHeader::parse(&frame.fields)?;
         // C++ clients send batches under the code of a single message.
         let batch = frame.code == request::SEND_BATCH_MESSAGE || header.batch == Some(true);
         check_topic_name(header.topic)?;
+        let exhausted = self.exhausted(now, &header, frame.version)?;
+        if let Some(exhausted) = &exhausted {
+            header.topic = &exhausted.topic;
+            header.queue = 0;
+            header.properties = Some(&exhausted.properties);
+            header.reconsume_times = Some(exhausted.reconsume_times);
+        }
         if header.sys_flag & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_ROLLBACK {
             let remark = "sysFlag says that the message is rolled back";
             return Err(Rejected::new(code::MESSAGE_ILLEGAL, remark));
@@ -110,16 +122,43 @@ impl<D: Disk> Broker<D> {
             }
             return self.send_half(now, conn, &frame, &header, to);
         }
-        let count = if batch {
-            self.draft_batch(now, conn, &header, &frame, to)?
-        } else {
-            let outer = header.properties.unwrap_or_default().as_bytes();
-            let message = BatchRecord { flag: header.flag, body: &frame.body, properties: outer };
-            self.draft.clear(Kind::Messages);
-            self.draft_message(now, conn, &header, to, 0, message)?;
-            1
-        };
-        self.append_drafted(conn, &frame, &header, to, count)
+        if batch {
+            let count = self.draft_batch(now, conn, &header, &frame, to)?;
+            return self.append_drafted(conn, &frame, &header, to, count);
+        }
+        let asked = inspect(outer)?;
+        let message = BatchRecord { flag: header.flag, body: &frame.body, properties: outer.0 };
+        if asked.is_delayed
+            && let Some(due_wall) = delay::due(outer, now.wall)?
+        {
+            return self.send_delayed(now, conn, &frame, &header, to, message, due_wall);
+        }
+        self.draft.clear(Kind::Messages);
+        self.draft_message(now, conn, &header, to, 0, asked.tag, message)?;
+        self.append_drafted(conn, &frame, &header, to, 1)
+    }
+
+    /// Stores a message that is not to be seen before it is due.
+    #[allow(clippy::too_many_arguments, reason = "a message has this many parts")]
+    fn send_delayed(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        frame: &Frame,
+        header: &SendHeader<'_>,
+        to: QueueKey,
+        message: BatchRecord<'_>,
+        due_wall: i64,
+    ) -> Result<(), Rejected> {
+        self.draft.clear(Kind::Held);
+        // Its queue's offset is drawn when it becomes visible.
+        let size = self.draft_record(now, conn, header, to, 0, message)?;
+        let mut answer = SendAnswer::prepare(conn, frame, header, to.queue, 0);
+        if let Answer::Send(answer) = &mut answer {
+            answer.recall = Some((header.topic.into(), due_wall));
+        }
+        let proposed = self.propose_held(now, size, Hold::Until { due_wall }, answer);
+        proposed.map_err(|error| self.refused_or_failed(error))
     }
 
     /// Drafts every message of a batch; a single bad one refuses the whole.
@@ -131,12 +170,21 @@ impl<D: Disk> Broker<D> {
         frame: &Frame,
         to: QueueKey,
     ) -> Result<u32, Rejected> {
+        if header.topic.starts_with(RETRY_PREFIX) {
+            return Err(Rejected::new(code::MESSAGE_ILLEGAL, "a batch cannot be a retry"));
+        }
         self.draft.clear(Kind::Messages);
         let mut count = 0;
         let mut drafted = Ok(());
         for message in BatchRecords::new(&frame.body) {
-            drafted = message
-                .and_then(|message| self.draft_message(now, conn, header, to, count, message));
+            drafted = message.and_then(|message| {
+                let properties = Properties(message.properties);
+                let asked = inspect(properties)?;
+                if asked.is_delayed && delay::due(properties, now.wall)?.is_some() {
+                    return Err(Rejected::new(code::MESSAGE_ILLEGAL, "a batch cannot be delayed"));
+                }
+                self.draft_message(now, conn, header, to, count, asked.tag, message)
+            });
             if drafted.is_err() {
                 break;
             }
@@ -154,6 +202,7 @@ impl<D: Disk> Broker<D> {
 
     /// Adds one message to the draft, and the entry of its queue to the
     /// dispatches.
+    #[allow(clippy::too_many_arguments, reason = "a message has this many parts")]
     fn draft_message(
         &mut self,
         now: Now,
@@ -161,9 +210,9 @@ impl<D: Disk> Broker<D> {
         header: &SendHeader<'_>,
         to: QueueKey,
         nth: u32,
+        tag: i64,
         message: BatchRecord<'_>,
     ) -> Result<(), Rejected> {
-        let tag = inspect(Properties(message.properties))?;
         let offset = self.state.queue(to).next + u64::from(nth);
         let size = self.draft_record(now, conn, header, to, offset, message)?;
         let entry = QueueEntry { position: Position(0), size, tag };
@@ -253,6 +302,11 @@ impl<D: Disk> Broker<D> {
         if header.topic.starts_with(RETRY_PREFIX) {
             return not_exist(": its group was never seen");
         }
+        if let Some(group) = header.topic.strip_prefix(DLQ_PREFIX)
+            && self.state.group(group).is_some()
+        {
+            return Ok(dead_letters::topic_of(group));
+        }
         if !self.config.auto_create_topics {
             return not_exist(" and is not created by a send");
         }
@@ -280,6 +334,10 @@ impl<D: Disk> Broker<D> {
                 ids.join(",")
             }
         };
+        let recall_handle = answer.recall.map(|(topic, due_wall)| {
+            let (topic, broker) = (topic.to_string(), self.config.name.clone());
+            RecallHandle { topic, broker, due_wall, message_id: ids.clone() }.encode()
+        });
         let fields = SendReply {
             message_id: &ids,
             queue: answer.queue,
@@ -287,7 +345,7 @@ impl<D: Disk> Broker<D> {
             transaction_id: answer.transaction_id.as_deref(),
             region: Some("DefaultRegion"),
             trace_on: Some(true),
-            recall_handle: None,
+            recall_handle: recall_handle.as_deref(),
         }
         .fields();
         self.reply_ok(answer.conn, answer.reply_to, fields);
@@ -314,6 +372,7 @@ impl SendAnswer {
             first_offset,
             positions: Positions::One(Position(0)),
             transaction_id: properties.get(property::UNIQ_KEY).map(str::to_owned),
+            recall: None,
         }))
     }
 
@@ -328,26 +387,26 @@ impl SendAnswer {
     }
 }
 
-/// The tag's hash; refuses what this broker would store wrongly: a half message
-/// or a delayed one must not be visible at once.
-fn inspect(properties: Properties<'_>) -> Result<i64, Rejected> {
-    let mut tag = 0;
-    for (key, value) in properties.iter() {
-        match key {
-            property::TAGS => tag = tag_hash(value),
-            property::TRAN_MSG if value == "true" => return Err(unsupported("transactional")),
-            property::DELAY if value != "0" => return Err(unsupported("delayed")),
-            property::TIMER_DELAY_SEC | property::TIMER_DELAY_MS | property::TIMER_DELIVER_MS => {
-                return Err(unsupported("timed"));
-            }
-            _ => {}
-        }
-    }
-    Ok(tag)
+/// What a message's properties say that a broker must know.
+struct Asked {
+    tag: i64,
+    is_delayed: bool,
 }
 
-fn unsupported(kind: &str) -> Rejected {
-    Rejected::new(code::MESSAGE_ILLEGAL, format!("{kind} messages are not supported yet"))
+/// Refuses half a transaction: here it would be visible at once.
+fn inspect(properties: Properties<'_>) -> Result<Asked, Rejected> {
+    let mut asked = Asked { tag: 0, is_delayed: false };
+    for (key, value) in properties.iter() {
+        match key {
+            property::TAGS => asked.tag = tag_hash(value),
+            property::TRAN_MSG if value == "true" => {
+                let remark = "a message of a batch cannot be half a transaction";
+                return Err(Rejected::new(code::MESSAGE_ILLEGAL, remark));
+            }
+            key => asked.is_delayed |= delay::is_asked_by(key),
+        }
+    }
+    Ok(asked)
 }
 
 /// RocketMQ's rule for topics that a client may send to.

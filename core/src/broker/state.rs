@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
+    dead_letters::Replayed,
     halves::{Halves, HalvesSnapshot},
     leases::{self, Leases, SharedQueue},
     locks::{Locks, Owner},
+    retry::SentBack,
+    timers::{self, Timer, Timers},
 };
 use crate::{
     error::{Corrupt, StoreError},
@@ -61,6 +64,9 @@ pub struct State {
     pub locks: Locks,
     pub leases: Leases,
     pub halves: Halves,
+    pub timers: Timers,
+    pub sent_back: SentBack,
+    pub replayed: Replayed,
     /// Whether the last process to append did so under async flush.
     async_flush: bool,
     /// Grows with every change of topics, so that name servers notice.
@@ -80,6 +86,9 @@ impl State {
             locks: Locks::default(),
             leases: Leases::default(),
             halves: Halves::default(),
+            timers: Timers::default(),
+            sent_back: SentBack::default(),
+            replayed: Replayed::default(),
             async_flush: false,
             topics_version: 0,
             expired: 0,
@@ -192,7 +201,9 @@ impl State {
             Hold::Half { number, producer_group, immunity } => {
                 self.halves.hold(held.at, *number, producer_group, *immunity, held.store_wall);
             }
-            Hold::Until { .. } => {}
+            Hold::Until { due_wall } => {
+                self.timers.insert(Timer { due_wall: *due_wall, at: held.at }, held.at);
+            }
         }
     }
 
@@ -204,7 +215,41 @@ impl State {
                 self.leases.end(*number, *offset);
                 self.stands(*number);
             }
-            Settles::Nothing | Settles::Timer { .. } => {}
+            Settles::Nothing => {}
+            Settles::Timer { due_wall, at } => {
+                self.timers.remove(Timer { due_wall: *due_wall, at: *at });
+            }
+            Settles::Delivery { group, topic, queue, offset } => {
+                let shard = Shard { topic: topic.clone(), queue: *queue };
+                self.sent_back.insert(group, shard, *offset);
+            }
+            Settles::DeadLetter { group, offset } => self.replayed.insert(group, *offset),
+        }
+    }
+
+    /// Whether this was settled before, so that it must not be a second time.
+    fn is_settled(&self, settles: &Settles) -> bool {
+        match settles {
+            Settles::Delivery { group, topic, queue, offset } => {
+                let shard = Shard { topic: topic.clone(), queue: *queue };
+                self.sent_back.contains(group, &shard, *offset)
+            }
+            Settles::DeadLetter { group, offset } => self.replayed.contains(group, *offset),
+            _ => false,
+        }
+    }
+
+    /// `at` is where the command lies.
+    fn apply_timer(&mut self, change: &timers::Change, at: Position) {
+        match change {
+            timers::Change::Deferred(deferred) if self.is_settled(&deferred.settles) => {}
+            timers::Change::Deferred(deferred) => {
+                self.settle(&deferred.settles);
+                let timer = Timer { due_wall: deferred.due_wall, at };
+                self.timers.insert(timer, deferred.shows.origin);
+            }
+            timers::Change::Recalled(timer) => self.timers.recall(*timer),
+            timers::Change::Lost(timer) => self.timers.lose(*timer),
         }
     }
 
@@ -232,7 +277,8 @@ impl State {
         Ok(())
     }
 
-    pub fn apply_command(&mut self, command: &Command) {
+    /// `at` is where the command lies.
+    pub fn apply_command(&mut self, command: &Command, at: Position) {
         match command {
             Command::Started { async_flush, .. } => self.async_flush = *async_flush,
             Command::Jumped { by } => {
@@ -245,22 +291,23 @@ impl State {
             }
             Command::Topic(config) => self.put_topic(config.clone()),
             Command::Group(config) => {
-                let retry = TopicConfig {
-                    name: format!("{RETRY_PREFIX}{}", config.name).into(),
-                    read_queues: config.retry_queues,
+                let name: Name = format!("{RETRY_PREFIX}{}", config.name).into();
+                // What waits in queues that are no longer written to is read on.
+                let before = self.topic(&name).map_or(0, |(_, topic)| topic.config.read_queues);
+                self.put_topic(TopicConfig {
+                    name,
+                    read_queues: config.retry_queues.max(before),
                     write_queues: config.retry_queues,
                     perm: perm::READ | perm::WRITE,
                     order: false,
-                };
-                if self.topic(&retry.name).is_none() {
-                    self.put_topic(retry);
-                }
+                });
                 self.groups.insert(config.name.clone(), config.clone());
             }
             Command::Lease(change) => self.apply_lease(change),
             Command::Lock(change) => self.locks.apply(change),
             Command::Offsets(commits) => commits.iter().for_each(|commit| self.put_offset(commit)),
             Command::Transaction(change) => self.halves.apply(change),
+            Command::Timer(change) => self.apply_timer(change, at),
         }
     }
 
@@ -292,11 +339,12 @@ impl State {
     fn put_offset(&mut self, commit: &OffsetCommit) {
         let shard = Shard { topic: commit.topic.clone(), queue: commit.queue };
         let end = self.find_queue(&shard.topic, shard.queue).map(|key| self.queue(key).index.max());
-        let stored = self.offsets.entry(commit.group.clone()).or_default().entry(shard);
+        let stored = self.offsets.entry(commit.group.clone()).or_default().entry(shard.clone());
         let stored = stored.or_insert(commit.offset);
         if commit.offset > *stored || end.is_some_and(|end| *stored > end) {
             *stored = commit.offset;
         }
+        self.sent_back.passed(&commit.group, &shard, *stored);
     }
 
     fn apply_lease(&mut self, change: &leases::Change) {
@@ -357,6 +405,9 @@ impl State {
             locks: self.locks.snapshot(),
             leases: self.leases.snapshot(),
             halves: self.halves.snapshot(),
+            timers: self.timers.snapshot(),
+            sent_back: self.sent_back.clone(),
+            replayed: self.replayed.clone(),
             async_flush: self.async_flush,
             expired: self.expired,
         };
@@ -392,6 +443,9 @@ impl State {
         state.expired = snapshot.expired;
         state.halves = Halves::restore(snapshot.halves)
             .ok_or_else(|| corrupt("half messages that contradict themselves".into()))?;
+        state.timers = Timers::restore(snapshot.timers)?;
+        state.sent_back = snapshot.sent_back;
+        state.replayed = snapshot.replayed;
         for (config, queues) in snapshot.topics {
             let mut restored = Vec::new();
             for (queue, saved) in (0..).zip(queues) {
@@ -424,6 +478,9 @@ struct Snapshot {
     locks: Vec<(Name, Shard, Owner)>,
     leases: Vec<SharedQueue>,
     halves: HalvesSnapshot,
+    timers: timers::Snapshot,
+    sent_back: SentBack,
+    replayed: Replayed,
     async_flush: bool,
     expired: u64,
 }

@@ -55,6 +55,10 @@ pub struct Timer {
 pub struct Timers {
     buckets: BTreeMap<i64, Bucket>,
     len: usize,
+    /// Messages that were taken back in time.
+    pub recalled: u64,
+    /// Timers whose messages were not there any more.
+    pub lost: u64,
 }
 
 #[derive(Debug)]
@@ -117,6 +121,14 @@ impl Timers {
         true
     }
 
+    pub fn recall(&mut self, timer: Timer) {
+        self.recalled += u64::from(self.remove(timer));
+    }
+
+    pub fn lose(&mut self, timer: Timer) {
+        self.lost += u64::from(self.remove(timer));
+    }
+
     pub fn contains(&self, timer: Timer) -> bool {
         let (number, within) = place(timer.due_wall);
         self.buckets.get(&number).is_some_and(|bucket| match &bucket.form {
@@ -165,8 +177,8 @@ impl Timers {
         self.buckets.values().map(|bucket| bucket.low).min()
     }
 
-    /// Forgets the timers whose records are not in the log, and returns how many
-    /// that were (L22): they would never fire, and never be over.
+    /// Forgets the timers whose records are not in the log (L22): they would
+    /// never fire, and never be over. Returns how many that were.
     pub fn clamp(&mut self, start: Position, end: Position) -> usize {
         let before = self.len;
         self.buckets.retain(|_, bucket| {
@@ -185,7 +197,9 @@ impl Timers {
             self.len -= found - bucket.open().len();
             !bucket.open().is_empty()
         });
-        before - self.len
+        let lost = before - self.len;
+        self.lost += lost as u64;
+        lost
     }
 
     /// Bytes of memory that the timers take, as far as they can be known.
@@ -207,12 +221,14 @@ impl Timers {
             };
             (*number, bucket.low, Raw(packed.bytes))
         };
-        Snapshot { buckets: self.buckets.iter().map(packed).collect() }
+        let buckets = self.buckets.iter().map(packed).collect();
+        Snapshot { buckets, recalled: self.recalled, lost: self.lost }
     }
 
     /// Checks everything, so that nothing later has to.
     pub fn restore(snapshot: Snapshot) -> Result<Timers, Corrupt> {
-        let mut timers = Timers::default();
+        let Snapshot { recalled, lost, .. } = snapshot;
+        let mut timers = Timers { recalled, lost, ..Timers::default() };
         for (number, low, Raw(bytes)) in snapshot.buckets {
             let corrupt = || Corrupt {
                 file: "snapshot".into(),
@@ -310,6 +326,8 @@ fn wall(number: i64, within: u16) -> i64 {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
     buckets: Vec<(i64, Position, Raw)>,
+    recalled: u64,
+    lost: u64,
 }
 
 /// Bytes that are written as such, not one by one.

@@ -12,10 +12,12 @@ use self::checks::Checks;
 use super::{
     Broker,
     command::Command,
+    delay,
     halves::{Change, Fate},
     propose::Answer,
     send::SendAnswer,
     state::QueueKey,
+    timers::{self, Deferred},
 };
 use crate::{
     error::{Rejected, StoreError},
@@ -101,6 +103,8 @@ impl<D: Disk> Broker<D> {
             let remark = format!("PGROUP has 1 to {MAX_GROUP} characters, not {}", group.len());
             return Err(Rejected::new(code::MESSAGE_ILLEGAL, remark));
         }
+        // A delay starts with the commit; one that cannot be kept is refused now.
+        delay::due(properties, now.wall)?;
         let seconds = properties.get(property::CHECK_IMMUNITY_TIME);
         let immunity = seconds.and_then(|text| text.trim().parse::<u64>().ok());
         let number = self.transactions.next_number.max(self.state.halves.next_number());
@@ -237,10 +241,18 @@ impl<D: Disk> Broker<D> {
         shows.patch.committed = true;
         // Who sends it again must not send a half.
         shows.patch.remove(property::TRAN_MSG);
-        match self.propose_pointers(now, vec![(shows, Settles::Half(at))], Answer::Nothing) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.refused_or_failed(error)),
-        }
+        let properties = Peek(&stored.record).properties().ok_or_else(lost)?;
+        let settles = Settles::Half(at);
+        let proposed = match delay::due(properties, now.wall)? {
+            None => self.propose_pointers(now, vec![(shows, settles)], Answer::Nothing),
+            Some(due_wall) => {
+                delay::forget_delay(&mut shows.patch, properties);
+                let deferred = Deferred { due_wall, shows, settles };
+                let command = Command::Timer(timers::Change::Deferred(deferred));
+                self.propose_command(command, Answer::Nothing).map(drop)
+            }
+        };
+        proposed.map_err(|error| self.refused_or_failed(error))
     }
 
     fn readable(&mut self, at: Position) -> Result<Option<super::stored::Stored>, Rejected> {

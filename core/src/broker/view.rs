@@ -97,6 +97,19 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.sessions.len()
     }
 
+    /// Delayed messages and retries that wait, and the bytes of memory that they
+    /// take.
+    pub fn timers(&self) -> (usize, usize) {
+        (self.0.state.timers.len(), self.0.state.timers.footprint())
+    }
+
+    /// Delayed messages that were taken back, that are not in the log any more,
+    /// and that cannot be read at the moment.
+    pub fn undelivered(&self) -> (u64, u64, usize) {
+        let timers = &self.0.state.timers;
+        (timers.recalled, timers.lost, self.0.firing.unreadable())
+    }
+
     /// Messages that retention took.
     pub fn expired(&self) -> u64 {
         self.0.state.expired
