@@ -61,7 +61,8 @@ struct Mutant {
 /// The environment variable that switches one bug on.
 const SWITCH: &str = "STORMGLASS_PLANTED";
 
-/// What the copy's core gets, at the end of this file. Bugs are numbered from 1.
+/// What the copy's core gets, around this file. Bugs are numbered from 1.
+const QUIET: &str = "#![allow(unused)]\n";
 const SWITCHED: &str = "core/src/lib.rs";
 const SWITCHBOARD: &str = r#"
 #[allow(clippy::all)]
@@ -132,7 +133,8 @@ fn build(mutants: &[Mutant], copy: &Path) -> Result<PathBuf, Refused> {
         };
         planted.insert(mutant.file.clone(), plant(number, mutant, &text)?);
     }
-    planted.entry(SWITCHED.to_owned()).or_default().push_str(SWITCHBOARD);
+    let root = planted.entry(SWITCHED.to_owned()).or_default();
+    *root = format!("{QUIET}{root}{SWITCHBOARD}");
     copy_tree(tree, &planted, &source)?;
     eprintln!("building the testbed with {} bugs in {}", mutants.len(), copy.display());
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
