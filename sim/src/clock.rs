@@ -89,6 +89,17 @@ impl NodeClock {
         self.true_anchor.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
     }
 
+    /// How far its wall clock is ahead of a right one, in microseconds.
+    pub fn ahead_us(&self, true_us: u64) -> i64 {
+        self.mono(true_us).0 as i64 - true_us as i64 + self.wall_offset_ms * 1000
+    }
+
+    /// What stays the same as long as nobody touches it: the wall clock's
+    /// offset from the monotonic one in milliseconds, and the drift.
+    pub fn setting(&self) -> (i64, i64) {
+        (self.wall_offset_ms, self.drift_ppm)
+    }
+
     /// Steps the wall clock.
     pub fn jump(&mut self, by_ms: i64) {
         self.wall_offset_ms += by_ms;

@@ -1,6 +1,7 @@
 //! One run: a cluster and its clients live through a plan of faults, then
 //! everything is healed and must come to rest, then the oracles judge.
 
+mod clocks;
 mod nodes;
 mod panics;
 mod story;

@@ -280,6 +280,13 @@ pub enum EventKind {
         why: Stop,
     },
 
+    /// A node's wall clock is from here on so many microseconds ahead of the
+    /// world's, and gains so many millionths. Until told otherwise it is right.
+    ClockIs {
+        ahead_us: i64,
+        drift_ppm: i64,
+    },
+
     /// No fault is active any more and none will come.
     ChaosEnded,
     /// Everything has come to rest: no send is open, and nothing has moved for

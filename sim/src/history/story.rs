@@ -308,6 +308,9 @@ impl Story<'_> {
                 Stop::PowerLost => "loses power",
                 Stop::GaveUp => "gives up",
             }),
+            EventKind::ClockIs { ahead_us, drift_ppm } => {
+                write!(f, "has a clock {} ms ahead that gains {drift_ppm} ppm", ahead_us / 1000)
+            }
             EventKind::ChaosEnded => f.write_str("-- chaos ends --"),
             EventKind::Quiesced => f.write_str("-- quiet --"),
             EventKind::Recovered { log_end } => write!(f, "has recovered its log up to {log_end}"),

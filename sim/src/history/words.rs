@@ -107,6 +107,17 @@ pub enum Answered {
     Unknown,
 }
 
+impl Answered {
+    pub fn is_ok(self) -> bool {
+        self == Answered::Ok
+    }
+
+    /// Whether it surely has no effect.
+    pub fn is_refused(self) -> bool {
+        matches!(self, Answered::Conflict | Answered::Refused { .. })
+    }
+}
+
 /// Why a member does not hold a lock any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -3,7 +3,7 @@
 
 use super::{
     EventIndex, Facts, Oracle, Verdict, Violation,
-    facts::{Reader, ReaderId},
+    readers::{Reader, ReaderId},
 };
 use crate::history::{Event, EventKind, GroupId, LaneId, Names};
 
@@ -49,9 +49,13 @@ impl Oracle for BacklogIsolation {
                 let (lane, bytes, limit) = (event.lane, *bytes, facts.context.memory_limit);
                 Err(Violation::new(Breach::Hoarding { lane, bytes, limit }, facts, []))
             }
-            EventKind::Delivered { member, message: Some(id), .. } => {
+            // What was held, or is tried again, is late on purpose.
+            EventKind::Delivered { member, message: Some(id), origin: None, .. } => {
                 let Some(reader) = facts.member(*member).reader else { return Ok(()) };
-                let Some(message) = facts.message(*id) else { return Ok(()) };
+                let Some(message) = facts.message(*id).filter(|message| message.held.is_none())
+                else {
+                    return Ok(());
+                };
                 let is_first = !facts.reader(reader).delivered.contains(id.index());
                 if is_first && facts.calm_for(CALM_MICROS) {
                     self.note(reader, event.at - message.begun_at, facts);

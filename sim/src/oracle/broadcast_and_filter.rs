@@ -1,9 +1,11 @@
 //! A member gets what its subscription asks for and nothing else; in
-//! broadcasting, every member gets all of it.
+//! broadcasting, every member gets all of it, and nothing again because its
+//! handler failed (L16).
 
 use super::{
-    Facts, Oracle, Verdict, Violation,
+    EventIndex, Facts, Oracle, Verdict, Violation,
     debts::{Debt, Standing},
+    readers::Answer,
 };
 use crate::history::{Event, EventKind, MemberId, MessageId, Mode, Names, ShardId, TagId};
 
@@ -15,20 +17,31 @@ pub enum Breach {
     /// Delivered against the subscription.
     Unwanted { member: MemberId, shard: ShardId, offset: u64, tag: Option<TagId> },
     /// A member of a broadcasting group never got it.
-    Missed { member: MemberId, message: MessageId, shard: ShardId, offset: u64 },
+    Missed { member: MemberId, message: MessageId, slot: Option<(ShardId, u64)> },
+    /// In broadcasting nothing is tried again (L16).
+    Retried { member: MemberId, message: MessageId, attempt: u32 },
 }
 
 impl Oracle for BroadcastAndFilter {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
-        let EventKind::Delivered { member, shard, queue_offset, message, tag, .. } = &event.kind
+        let EventKind::Delivered {
+            member, shard, queue_offset, message, tag, attempt, origin, ..
+        } = &event.kind
         else {
             return Ok(());
         };
         let subscribed = facts.member(*member);
+        if let (Some(message), Some(last)) =
+            (*message, tried_before(*member, *shard, *queue_offset, facts))
+        {
+            let breach = Breach::Retried { member: *member, message, attempt: *attempt };
+            return Err(Violation::new(breach, facts, [last]));
+        }
         // By the tag that was sent: what was delivered as is another promise.
         let sent = message.and_then(|message| facts.message(message));
         let sent_tag = sent.map_or(*tag, |sent| sent.tag);
-        if subscribed.started.is_none() || subscribed.wants(facts.shard(*shard).topic, sent_tag) {
+        let topic = origin.unwrap_or(facts.shard(*shard).topic);
+        if subscribed.started.is_none() || subscribed.wants(topic, sent_tag) {
             return Ok(());
         }
         let (member, shard, offset) = (*member, *shard, *queue_offset);
@@ -45,10 +58,25 @@ impl Oracle for BroadcastAndFilter {
             return Ok(());
         };
         let (member, message) = (debt.reader.members[0], debt.message);
-        let (shard, offset) = (debt.place.shard, debt.place.offset);
-        let breach = Breach::Missed { member, message, shard, offset };
-        Err(Violation::new(breach, facts, [debt.place.event]))
+        let slot = debt.place.map(|place| (place.shard, place.offset));
+        let breach = Breach::Missed { member, message, slot };
+        Err(Violation::new(breach, facts, [debt.promised]))
     }
+}
+
+/// The delivery after which a broadcasting member wanted this again, since it
+/// reads the shard.
+fn tried_before(
+    member: MemberId,
+    shard: ShardId,
+    offset: u64,
+    facts: &Facts,
+) -> Option<EventIndex> {
+    let reader = facts.reader_of(member).filter(|reader| reader.mode == Mode::Broadcasting)?;
+    let last = reader.progress(shard)?.seen(offset)?.last?;
+    let since = facts.member(member).reading(shard)?.since;
+    let last = facts.delivery(last)?;
+    (last.answer == Answer::Nacked && last.event > since).then_some(last.event)
 }
 
 impl Breach {
@@ -64,8 +92,13 @@ impl Breach {
                     tag.map_or("no tag".to_owned(), |tag| format!("tag {}", names.of_tag(tag)));
                 format!("{} got {slot} with {tag}, which it did not subscribe to", who(member))
             }
-            Breach::Missed { member, message, shard, offset } => {
-                let slot = names.text_of_slot(*shard, *offset);
+            Breach::Retried { member, message, attempt } => {
+                format!("{} got {message} again, as attempt {attempt}", who(member))
+            }
+            Breach::Missed { member, message, slot } => {
+                let slot = slot.map_or("where it was held".to_owned(), |(shard, offset)| {
+                    names.text_of_slot(shard, offset)
+                });
                 format!("{} never got {message} from {slot}, as every member should", who(member))
             }
         }

@@ -1,23 +1,31 @@
 //! Who is owed which message: what follows from an OK, a subscription and a
 //! start offset, less what expired and what power loss may take.
 
+use std::ops::Range;
+
 use super::{
-    Facts,
-    facts::{Answer, Delivery, Message, Place, Reader},
+    EventIndex, Facts,
+    facts::{Message, Place},
+    readers::{Answer, Delivery, Reader},
 };
-use crate::history::{From, MessageId, Mode, Pace, ShardId, TagId, TopicId};
+use crate::history::{Decision, From, MessageId, Mode, Pace, ShardId, TagId, TopicId};
 
 /// A message that a reader must get and has not got, or not acknowledged.
 #[derive(Clone, Copy)]
 pub struct Debt<'a> {
     pub reader: &'a Reader,
     pub message: MessageId,
-    pub place: Place,
+    /// The event that promised it.
+    pub promised: EventIndex,
+    /// Where it is. What was promised to become visible has no place before.
+    pub place: Option<Place>,
     pub standing: Standing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
+    /// Committed, or due, and not seen by anybody.
+    Invisible,
     /// The reader has not come to it yet.
     Ahead,
     /// The reader is beyond it and never got it.
@@ -35,48 +43,121 @@ impl Facts {
         })
     }
 
-    /// Whether anything is still to come: the answer to a send, or a message.
+    /// Whether anything is still to come: the answer to a send, the end of a
+    /// transaction, or a message.
     pub fn is_pending(&self) -> bool {
-        self.all_ops().any(|(_, op)| !op.answered) || self.debts().next().is_some()
+        self.all_ops().any(|(_, op)| !op.answered)
+            || self.all_messages().any(|(_, message)| self.is_undecided(message))
+            || self.debts().next().is_some()
+    }
+
+    /// Whether the broker holds it as a half that somebody lives to decide on.
+    pub fn is_undecided(&self, message: &Message) -> bool {
+        let Some(half) = message.half.as_deref() else { return false };
+        let is_held = message.stored_held.is_some() && message.seen.is_none();
+        is_held
+            && half.parked.is_none()
+            && message.lost.is_none()
+            && self.decision(message).is_none()
+            && !half.told.is_some_and(|told| self.calm_since(told))
+            && half.group.is_some_and(|group| self.has_producer(group))
     }
 
     fn debt<'a>(&self, reader: &'a Reader, id: MessageId, message: &Message) -> Option<Debt<'a>> {
         let delivered = reader.delivered.contains(id.index());
         // In broadcasting nobody waits for an acknowledgement (L16).
         let settled = match reader.mode {
-            Mode::Clustering => reader.acked.contains(id.index()),
+            Mode::Clustering => {
+                reader.acked.contains(id.index()) || reader.dead.contains(id.index())
+            }
             Mode::Broadcasting => delivered,
         };
-        if settled {
+        if settled || !self.wants(reader, message.topic, message.tag) {
             return None;
         }
-        let place = self.owed(reader, message)?;
+        let Some(place) = message.stored() else {
+            let promised = self.promise(reader, message)?;
+            let standing = Standing::Invisible;
+            return Some(Debt { reader, message: id, promised, place: None, standing });
+        };
+        self.owed(reader, id, message)?;
         let passed = reader.progress(place.shard).is_some_and(|p| p.has_passed(place.offset));
         let standing = match (delivered, passed) {
             (true, _) => Standing::Unanswered,
-            (false, true) => Standing::Skipped,
-            (false, false) => Standing::Ahead,
+            (false, true) if !reader.pops => Standing::Skipped,
+            (false, _) => Standing::Ahead,
         };
-        Some(Debt { reader, message: id, place, standing })
+        let promised = place.event;
+        Some(Debt { reader, message: id, promised, place: Some(place), standing })
     }
 
     /// Where a reader must find this message in the end, if it must.
-    pub fn owed(&self, reader: &Reader, message: &Message) -> Option<Place> {
+    fn owed(&self, reader: &Reader, id: MessageId, message: &Message) -> Option<Place> {
         let place = message.stored()?;
         let (shard, offset) = (place.shard, place.offset);
-        let progress = reader.progress(shard);
-        let forgotten = progress.is_some_and(|progress| match progress.forgotten {
-            // An orderly shard stands still behind a message without an answer.
-            Some(first) if reader.orderly => first <= offset,
-            Some(_) => progress.seen(offset).is_some_and(|seen| seen.forgotten),
-            None => false,
-        });
-        let owed = self.wants(reader, message.topic, message.tag)
-            && self.starts_at(reader, shard).is_some_and(|start| start <= offset)
-            && !forgotten
+        // An orderly shard stands still behind a message without an answer.
+        let stands_still = || {
+            let first = reader.progress(shard).and_then(|progress| progress.forgotten);
+            reader.orderly && first.is_some_and(|first| first <= offset)
+        };
+        let owed = self.starts_at(reader, shard).is_some_and(|start| start <= offset)
+            && !reader.forgotten.contains(id.index())
+            && !stands_still()
             && !self.is_expired(shard, offset)
             && (self.context.may_lose_nothing || !self.may_be_lost(message));
         owed.then_some(place)
+    }
+
+    /// What promised that a message which nobody has seen will be there: the
+    /// commit of its transaction, or that it was stored to be delivered later.
+    fn promise(&self, reader: &Reader, message: &Message) -> Option<EventIndex> {
+        let stored = message.stored_held?;
+        let promised = match message.half.as_deref() {
+            Some(_) => self.decision(message).filter(|d| d.decision == Decision::Commit)?.event,
+            None => {
+                let by = self.due(message)?.1;
+                let due = self.broker_of(stored.shard).clock.when(by, self.now);
+                let taken_back = message.recall.is_some_and(|recall| !recall.refused);
+                (self.is_awaited(due) && !taken_back).then_some(stored.event)?
+            }
+        };
+        let since = reader.progress(stored.shard).and_then(|progress| progress.since);
+        let from_start = reader.from == From::First
+            && reader.progress(stored.shard).is_none_or(|progress| progress.moved_to.is_none());
+        let reads = from_start || since.is_some_and(|since| since < message.begun);
+        let at_risk = message.lost.is_some() || self.was_at_risk(message, stored.shard, stored.at);
+        (reads && (self.context.may_lose_nothing || !at_risk)).then_some(promised)
+    }
+
+    /// Whether the run lasts long enough for what is due then.
+    fn is_awaited(&self, due: u64) -> bool {
+        self.chaos_ended.is_none_or(|(ended, _)| due <= ended + self.context.settle / 2)
+    }
+
+    /// The first message in these offsets that the group has not settled, since
+    /// it was last moved on purpose, and should have.
+    pub fn unsettled(
+        &self,
+        reader: &Reader,
+        shard: ShardId,
+        mut offsets: Range<u64>,
+    ) -> Option<(u64, MessageId)> {
+        offsets.find_map(|offset| {
+            let slot = self.slot(shard, offset).filter(|slot| slot.lost.is_none())?;
+            let id = slot.message?;
+            let message = self.message(id)?;
+            let progress = reader.progress(shard);
+            let settled = progress.and_then(|progress| progress.seen(offset)).is_some_and(|seen| {
+                let reset = progress.and_then(|progress| progress.reset);
+                // What was acknowledged before the reset is to be done again (O4).
+                let again = reset.is_some_and(|reset| seen.acked_from < reset);
+                (seen.acked && !again) || seen.sent_back
+            });
+            // Of what is leased, the broker itself knows what is done.
+            let wanted = !reader.pops && self.wants(reader, message.topic, message.tag);
+            let owed = !settled && wanted && !self.may_be_lost(message);
+            owed.then_some((offset, id))
+        })
     }
 
     /// From where on a reader is owed a shard, if that is known.

@@ -31,7 +31,8 @@ pub enum NotAllowed {
 impl Oracle for DurabilityContract {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
         match &event.kind {
-            EventKind::SendOk { op, shard, position: Some(position), status, .. } => {
+            EventKind::SendOk { op, shard, position: Some(position), status, .. }
+            | EventKind::SendHeld { op, shard, position: Some(position), status, .. } => {
                 let Some(durable) = facts.broker_of(*shard).durable else { return Ok(()) };
                 let promised = facts.context.sync_flush && *status == Stored::AsPromised;
                 let Some(op) = facts.op(*op) else { return Ok(()) };

@@ -1,12 +1,17 @@
-//! One owner per shard and group. There are no locks at the broker yet, so two
-//! members may overlap while the group rebalances, and while a fault keeps the
-//! old owner from hearing of it.
+//! One owner per shard and group. Orderly groups have locks for it, with epochs
+//! that fence earlier owners. In others two members may overlap while the group
+//! rebalances, and while a fault keeps the old owner from hearing of it.
 
-use super::{Facts, Oracle, Verdict, Violation};
-use crate::history::{Event, EventKind, MemberId, Mode, Names, ShardId};
+mod locks;
+
+use self::locks::Locks;
+use super::{Facts, Oracle, Verdict, Violation, readers::Reader};
+use crate::history::{Event, EventKind, GroupId, LaneId, MemberId, Mode, Names, ShardId};
 
 #[derive(Debug, Default)]
-pub struct Exclusivity;
+pub struct Exclusivity {
+    locks: Locks,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Breach {
@@ -27,16 +32,45 @@ pub enum Breach {
         member: MemberId,
         shard: ShardId,
     },
+    /// The lock is another member's.
+    Fenced {
+        member: MemberId,
+        shard: ShardId,
+        owner: LaneId,
+        epoch: u64,
+    },
+    NotLocked {
+        member: MemberId,
+        shard: ShardId,
+    },
+    /// The lock changed hands without a new epoch, or with an earlier one.
+    EpochReused {
+        group: GroupId,
+        shard: ShardId,
+        epoch: u64,
+        before: u64,
+    },
+    /// Committed over what the owner of the lock has not handled.
+    FencedCommit {
+        group: GroupId,
+        shard: ShardId,
+        offset: u64,
+        owner: MemberId,
+        at: u64,
+    },
 }
 
 impl Oracle for Exclusivity {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        self.locks.event(event, facts)?;
         let EventKind::Delivered { member, shard, .. } = &event.kind else { return Ok(()) };
         let (id, shard) = (*member, *shard);
         let member = facts.member(id);
-        let Some(reader) = facts.reader_of(id).filter(|r| r.mode == Mode::Clustering) else {
-            return Ok(());
-        };
+        let is_owned = |r: &&Reader| r.mode == Mode::Clustering && !r.pops;
+        let Some(reader) = facts.reader_of(id).filter(is_owned) else { return Ok(()) };
+        if let Some(verdict) = self.locks.delivered(id, shard, facts).filter(|_| reader.orderly) {
+            return verdict;
+        }
         let grace = match reader.orderly {
             true => facts.context.orderly_rebalance,
             false => facts.context.rebalance,
@@ -96,6 +130,31 @@ impl Breach {
                 names.text_of_shard(*shard),
                 millis(for_micros)
             ),
+            Breach::Fenced { member, shard, owner, epoch } => format!(
+                "{} handles {}, whose lock is {}'s, epoch {epoch}",
+                who(member),
+                names.text_of_shard(*shard),
+                names.of_lane(*owner)
+            ),
+            Breach::NotLocked { member, shard } => {
+                let shard = names.text_of_shard(*shard);
+                format!("{} handles {shard} without its lock", who(member))
+            }
+            Breach::EpochReused { group, shard, epoch, before } => {
+                let (group, shard) = (names.of_group(*group), names.text_of_shard(*shard));
+                format!(
+                    "the lock of {shard} for {group} changed hands with epoch {epoch} after {before}"
+                )
+            }
+            Breach::FencedCommit { group, shard, offset, owner, at } => {
+                let group = names.of_group(*group);
+                let shard = names.text_of_shard(*shard);
+                format!(
+                    "{group} committed {offset} in {shard}, though {at} was only handled before \
+                     {} got the lock",
+                    who(owner)
+                )
+            }
             Breach::NeverAssigned { member, shard } => {
                 format!(
                     "{} handles {}, which it never had",

@@ -2,19 +2,25 @@
 //! oracle need only say what must hold. An oracle sees the facts as they were
 //! before the event it judges.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     Context,
-    sparse::{Bits, Sparse},
+    held::{End, Half, Producer, Recall, StoredHeld},
+    readers::{Delivery, Member, Reader, ReaderId},
+    sparse::Sparse,
+    wall_clock::WallClock,
 };
 use crate::history::{
-    DeliveryId, FaultId, FaultKind, From, GroupId, KeyId, LaneId, MemberId, MemberName,
-    MemberStarted, MessageId, Mode, Names, OpId, Pace, ShardId, ShardName, Stop, TagId, TopicId,
+    DeliveryId, EndId, FaultId, FaultKind, GroupId, Held, KeyId, LaneId, MemberId, MemberName,
+    MessageId, Mode, Names, OpId, ShardId, ShardName, Stop, TagId, TopicId,
 };
 
 /// The place of an event in the history, from zero.
 pub type EventIndex = u32;
+
+/// Requests that a send which is still under way may have made.
+const MOST_TRIES: u32 = 3;
 
 /// Where and when something was stored or seen.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +56,14 @@ pub struct Message {
     pub tries: u32,
     /// The recovery that cut it off the log.
     pub lost: Option<EventIndex>,
+    /// However many requests were made, it is to be stored once.
+    pub idempotent: bool,
+    /// Why it is not to be visible at once.
+    pub held: Option<Held>,
+    /// The first answer that it is stored, and not visible.
+    pub stored_held: Option<StoredHeld>,
+    pub half: Option<Box<Half>>,
+    pub recall: Option<Recall>,
 }
 
 impl Message {
@@ -59,6 +73,12 @@ impl Message {
             (Some(ok), Some(seen)) if seen.event < ok.event => Some(seen),
             (ok, seen) => ok.or(seen),
         }
+    }
+
+    /// How many slots it may fill, given how often it was asked for.
+    pub fn most_copies(&self) -> u32 {
+        let tries = self.tries + self.open * MOST_TRIES;
+        if self.idempotent { tries.min(1) } else { tries }
     }
 }
 
@@ -79,164 +99,6 @@ pub struct Slot {
     pub lost: Option<EventIndex>,
 }
 
-#[derive(Debug)]
-pub struct Delivery {
-    pub event: EventIndex,
-    pub at: u64,
-    pub member: MemberId,
-    pub shard: ShardId,
-    pub offset: u64,
-    pub message: Option<MessageId>,
-    pub answer: Answer,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Open,
-    Acked,
-    Nacked,
-    Forgotten,
-}
-
-/// Who reads a shard with one cursor: a group, or in broadcasting each member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReaderId(pub(super) usize);
-
-impl ReaderId {
-    pub fn index(self) -> usize {
-        self.0
-    }
-}
-
-#[derive(Debug)]
-pub struct Reader {
-    pub group: GroupId,
-    pub mode: Mode,
-    pub orderly: bool,
-    pub from: From,
-    pub members: Vec<MemberId>,
-    pub delivered: Bits,
-    pub acked: Bits,
-    pub(super) progress: Vec<Option<Box<Progress>>>,
-}
-
-impl Reader {
-    pub fn progress(&self, shard: ShardId) -> Option<&Progress> {
-        self.progress.get(shard.index())?.as_deref()
-    }
-
-    pub(super) fn progress_mut(&mut self, shard: ShardId) -> &mut Progress {
-        grown(&mut self.progress, shard.index()).get_or_insert_default()
-    }
-
-    pub(super) fn shards_mut(&mut self) -> impl Iterator<Item = &mut Progress> {
-        self.progress.iter_mut().filter_map(|progress| progress.as_deref_mut())
-    }
-
-    /// The shards it was ever assigned or got anything from.
-    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Progress)> {
-        let all = self.progress.iter().enumerate();
-        all.filter_map(|(i, progress)| Some((ShardId::at(i), progress.as_deref()?)))
-    }
-}
-
-/// What a reader has done with a shard.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Where it first read from, or where a later reset moved it forward to.
-    pub start: Option<u64>,
-    /// Where a reset moved it forward to.
-    pub moved_to: Option<u64>,
-    /// The highest offset delivered, and by which event.
-    pub high: Option<(u64, EventIndex)>,
-    /// The last time that somebody moved it backwards on purpose.
-    pub reset: Option<EventIndex>,
-    /// How often a member began to read it.
-    pub readings: u32,
-    /// The owner that was assigned last, and when.
-    pub owner: Option<(MemberId, u64, EventIndex)>,
-    /// The group's committed offset, as the broker last had it.
-    pub committed: Option<u64>,
-    /// The lowest offset whose handler will never answer.
-    pub forgotten: Option<u64>,
-    pub(super) seen: Sparse<Seen>,
-}
-
-impl Progress {
-    pub fn seen(&self, offset: u64) -> Option<&Seen> {
-        self.seen.get(offset).filter(|seen| seen.deliveries > 0)
-    }
-
-    /// Whether the reader is beyond this offset, so that it will not see it any more.
-    pub fn has_passed(&self, offset: u64) -> bool {
-        let is_beyond = self.high.is_some_and(|(high, _)| high > offset);
-        is_beyond || self.committed.is_some_and(|committed| committed > offset)
-    }
-}
-
-/// What a reader has done with a slot.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub deliveries: u32,
-    pub nacks: u32,
-    pub acked: bool,
-    pub forgotten: bool,
-    /// The latest delivery.
-    pub last: Option<DeliveryId>,
-}
-
-#[derive(Debug, Default)]
-pub struct Member {
-    pub started: Option<MemberStarted>,
-    pub reader: Option<ReaderId>,
-    pub alive: bool,
-    /// When this incarnation began.
-    pub begun: EventIndex,
-    pub paced: Option<Pace>,
-    /// When its pace changed last.
-    pub paced_at: u64,
-    pub owns: Box<[ShardId]>,
-    pub(super) readings: Vec<Option<Reading>>,
-}
-
-impl Member {
-    pub fn reading(&self, shard: ShardId) -> Option<&Reading> {
-        self.readings.get(shard.index())?.as_ref()
-    }
-
-    pub fn is_paced(&self) -> bool {
-        self.paced.is_some_and(|pace| pace != Pace::Normal)
-    }
-
-    /// Whether its subscription asks for this.
-    pub fn wants(&self, topic: TopicId, tag: Option<TagId>) -> bool {
-        self.started.as_ref().is_some_and(|started| {
-            started.subscriptions.iter().any(|s| {
-                s.topic == topic
-                    && (s.tags.is_empty() || tag.is_some_and(|tag| s.tags.contains(&tag)))
-            })
-        })
-    }
-}
-
-/// One stretch of a member reading a shard, from when it got the shard or was
-/// told where to read from.
-#[derive(Debug)]
-pub struct Reading {
-    pub since: EventIndex,
-    pub start: Option<u64>,
-    pub high: Option<(u64, EventIndex)>,
-    pub last: Option<DeliveryId>,
-    /// When it lost the shard again.
-    pub released: Option<u64>,
-}
-
-impl Reading {
-    pub(super) fn new(since: EventIndex) -> Reading {
-        Reading { since, start: None, high: None, last: None, released: None }
-    }
-}
-
 #[derive(Debug, Default)]
 pub struct Node {
     pub life: u32,
@@ -251,7 +113,10 @@ pub struct Node {
     pub recovered: Option<EventIndex>,
     /// Its disk has been damaged in a way that no sync guards against.
     pub damaged: Option<EventIndex>,
+    pub clock: WallClock,
     pub(super) log: Vec<Stretch>,
+    /// Held messages by their place in the log, as answers came.
+    pub(super) held: Vec<(u64, MessageId)>,
 }
 
 /// A slot by its place in the log, and the highest place before it, itself
@@ -283,6 +148,8 @@ pub struct Facts {
     pub ops: Vec<Option<Op>>,
     pub deliveries: Vec<Option<Delivery>>,
     pub readers: Vec<Reader>,
+    pub ends: Vec<Option<End>>,
+    pub producers: BTreeMap<LaneId, Producer>,
     pub faults: Vec<ActiveFault>,
     pub chaos_ended: Option<(u64, EventIndex)>,
     pub quiesced: Option<EventIndex>,
@@ -313,6 +180,8 @@ impl Facts {
             ops: Vec::new(),
             deliveries: Vec::new(),
             readers: Vec::new(),
+            ends: Vec::new(),
+            producers: BTreeMap::new(),
             faults: Vec::new(),
             chaos_ended: None,
             quiesced: None,
@@ -349,6 +218,10 @@ impl Facts {
 
     pub fn message_of(&self, op: OpId) -> Option<&Message> {
         self.message(self.op(op)?.message)
+    }
+
+    pub fn end(&self, end: EndId) -> Option<&End> {
+        self.ends.get(end.index())?.as_ref()
     }
 
     pub fn delivery(&self, delivery: DeliveryId) -> Option<&Delivery> {
@@ -394,6 +267,10 @@ impl Facts {
 
     pub fn member(&self, member: MemberId) -> &Member {
         &self.members[member.index()]
+    }
+
+    pub fn lane_of(&self, member: MemberId) -> LaneId {
+        self.member_names[member.index()].client
     }
 
     pub fn group_of(&self, member: MemberId) -> GroupId {

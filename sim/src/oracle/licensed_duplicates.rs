@@ -1,9 +1,13 @@
 //! Every extra copy has a cause. Within one stretch of reading, only a nack
 //! brings a message back; a new stretch (a rebalance, a crash, a reset) brings
-//! it back once more, if it begins at or before it; and a message fills no
-//! more slots than requests were made of it (D1, D6).
+//! it back once more, if it begins at or before it; the retry topic, as often as
+//! it was sent back; and a message fills no more slots than requests were made
+//! of it (D6), or one if they carried its sequence number (D1).
 
-use super::{Facts, Oracle, Verdict, Violation, facts::Answer};
+use super::{
+    Facts, Oracle, Verdict, Violation,
+    readers::{Answer, SentBack},
+};
 use crate::history::{Event, EventKind, GroupId, MessageId, Names, ShardId};
 
 #[derive(Debug, Default)]
@@ -19,17 +23,35 @@ pub enum Breach {
     TooOften { group: GroupId, shard: ShardId, offset: u64, deliveries: u32, causes: u32 },
     /// Stored more often than it was sent.
     TooManyCopies { message: MessageId, copies: u32, tries: u32 },
+    /// Its requests carried a sequence number, and still it is stored twice (D1).
+    Repeated { message: MessageId, copies: u32 },
+    /// It came by way of the retry topic more often than it was sent back.
+    NotSentBack { group: GroupId, message: MessageId, copies: u32, send_backs: u32 },
 }
 
 impl Oracle for LicensedDuplicates {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
-        let EventKind::Delivered { member: id, shard, queue_offset, .. } = &event.kind else {
+        let EventKind::Delivered { member: id, shard, queue_offset, message, origin, .. } =
+            &event.kind
+        else {
             return Ok(());
         };
         let (shard, offset) = (*shard, *queue_offset);
-        let Some(reader) = facts.reader_of(*id) else { return Ok(()) };
-        let Some(progress) = reader.progress(shard) else { return Ok(()) };
-        let Some(seen) = progress.seen(offset) else { return Ok(()) };
+        // How often a leased message comes is another promise.
+        let Some(reader) = facts.reader_of(*id).filter(|reader| !reader.pops) else {
+            return Ok(());
+        };
+        let seen = reader.progress(shard).and_then(|progress| progress.seen(offset));
+        if let (Some(message), Some(_), None) = (*message, origin, seen) {
+            let retries = reader.retries(message);
+            let (copies, send_backs) = (retries.slots + 1, retries.send_backs);
+            if copies > send_backs {
+                let group = reader.group;
+                let breach = Breach::NotSentBack { group, message, copies, send_backs };
+                return Err(Violation::new(breach, facts, []));
+            }
+        }
+        let (Some(progress), Some(seen)) = (reader.progress(shard), seen) else { return Ok(()) };
         let Some(last) = seen.last.and_then(|last| facts.delivery(last)) else { return Ok(()) };
         let member = facts.member(*id);
         let reading = member.reading(shard);
@@ -39,7 +61,8 @@ impl Oracle for LicensedDuplicates {
         let (deliveries, causes) = (seen.deliveries + 1, readings + seen.nacks);
         let in_this_reading = last.member == *id && last.event > since;
         let group = reader.group;
-        let breach = if in_this_reading && last.answer != Answer::Nacked {
+        let again = last.answer != Answer::Nacked || last.sent_back == SentBack::Ok;
+        let breach = if in_this_reading && again {
             let delivery = seen.last.map_or(0, |last| last.number());
             let answered = last.answer == Answer::Acked;
             Breach::Again { group, shard, offset, delivery, answered }
@@ -54,10 +77,16 @@ impl Oracle for LicensedDuplicates {
     }
 
     fn finish(&mut self, facts: &Facts) -> Verdict {
-        let sent_too_rarely = facts.all_messages().find(|(_, m)| m.open == 0 && m.copies > m.tries);
-        let Some((message, sent)) = sent_too_rarely else { return Ok(()) };
+        // How often a transaction is committed is another promise.
+        let mut plain = facts.all_messages().filter(|(_, m)| m.open == 0 && m.half.is_none());
+        let Some((message, sent)) = plain.find(|(_, m)| m.copies > m.most_copies()) else {
+            return Ok(());
+        };
         let (copies, tries) = (sent.copies, sent.tries);
-        let breach = Breach::TooManyCopies { message, copies, tries };
+        let breach = match sent.idempotent {
+            true => Breach::Repeated { message, copies },
+            false => Breach::TooManyCopies { message, copies, tries },
+        };
         Err(Violation::new(breach, facts, [sent.begun]))
     }
 }
@@ -83,6 +112,15 @@ impl Breach {
                 let slot = names.text_of_slot(*shard, *offset);
                 let group = names.of_group(*group);
                 format!("{slot} was delivered {deliveries} times to {group}, with {causes} causes")
+            }
+            Breach::Repeated { message, copies } => {
+                format!("{message} is stored {copies} times, under one sequence number")
+            }
+            Breach::NotSentBack { group, message, copies, send_backs } => {
+                let group = names.of_group(*group);
+                format!(
+                    "{group} got {copies} retries of {message}, which it sent back {send_backs} times"
+                )
             }
             Breach::TooManyCopies { message, copies, tries } => {
                 format!("{message} is stored {copies} times; {tries} requests were made of it")

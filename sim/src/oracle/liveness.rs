@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use super::{
     Facts, Oracle, Verdict, Violation,
     debts::{Debt, Standing},
-    facts::{Answer, Place},
+    facts::Place,
+    readers::Answer,
 };
 use crate::history::{
     DeliveryId, Event, EventKind, GroupId, LaneId, MemberId, MessageId, Names, OpId, ShardId, Stop,
@@ -59,8 +60,11 @@ pub enum Breach {
     StillWaiting {
         group: GroupId,
         message: MessageId,
-        shard: ShardId,
-        offset: u64,
+        slot: Option<(ShardId, u64)>,
+    },
+    /// Stored as a half, and its producers live, who know how it ended.
+    Undecided {
+        message: MessageId,
     },
     NeverAtRest,
 }
@@ -107,10 +111,11 @@ impl Oracle for Liveness {
             return Ok(());
         }
         if let Some(debt) = facts.debts().find(|debt| debt.standing != Standing::Skipped) {
-            let (group, message) = (debt.reader.group, debt.message);
-            let (shard, offset) = (debt.place.shard, debt.place.offset);
-            let breach = Breach::StillWaiting { group, message, shard, offset };
-            return Err(Violation::new(breach, facts, [debt.place.event]));
+            return Err(Violation::new(Breach::waiting(&debt), facts, [debt.promised]));
+        }
+        let mut undecided = facts.all_messages().filter(|(_, known)| facts.is_undecided(known));
+        if let Some((message, known)) = undecided.next() {
+            return Err(Violation::new(Breach::Undecided { message }, facts, [known.begun]));
         }
         // What was skipped is lost, not late, and other promises say so.
         if facts.is_pending() {
@@ -151,14 +156,11 @@ fn overdue(facts: &Facts) -> Verdict {
         let sent = facts.message(debt.message).map_or(0, |message| message.begun_at);
         debt.standing == Standing::Ahead
             && sent >= calm_since
-            && facts.now - debt.place.at > LATE_MICROS
+            && debt.place.is_some_and(|place| facts.now - place.at > LATE_MICROS)
             && facts.is_idle(debt.reader)
     };
     let Some(debt) = facts.debts().find(is_overdue) else { return Ok(()) };
-    let (group, message) = (debt.reader.group, debt.message);
-    let (shard, offset) = (debt.place.shard, debt.place.offset);
-    let breach = Breach::StillWaiting { group, message, shard, offset };
-    Err(Violation::new(breach, facts, [debt.place.event]))
+    Err(Violation::new(Breach::waiting(&debt), facts, [debt.promised]))
 }
 
 impl Liveness {
@@ -196,6 +198,11 @@ impl Liveness {
 }
 
 impl Breach {
+    fn waiting(debt: &Debt<'_>) -> Breach {
+        let slot = debt.place.map(|place| (place.shard, place.offset));
+        Breach::StillWaiting { group: debt.reader.group, message: debt.message, slot }
+    }
+
     pub fn tell(&self, names: &Names) -> String {
         match self {
             Breach::AnsweredLate { op, message, after_micros } => {
@@ -220,10 +227,15 @@ impl Breach {
             Breach::NodeDown { node } => {
                 format!("{} is still down at the end", names.of_lane(*node))
             }
-            Breach::StillWaiting { group, message, shard, offset } => {
+            Breach::StillWaiting { group, message, slot } => {
                 let group = names.of_group(*group);
-                let slot = names.text_of_slot(*shard, *offset);
+                let slot = slot.map_or("what is held".to_owned(), |(shard, offset)| {
+                    names.text_of_slot(shard, offset)
+                });
                 format!("{message} at {slot} still waits for {group}, which has had all the time")
+            }
+            Breach::Undecided { message } => {
+                format!("{message} is still a half, though its producers live")
             }
             Breach::NeverAtRest => {
                 "the settle time is over, and the run has not come to rest".to_owned()

@@ -5,15 +5,22 @@
 mod debts;
 mod facts;
 mod fold;
+mod held;
+mod lateness;
+mod readers;
 mod sparse;
+mod wall_clock;
 
 pub mod backlog_isolation;
 pub mod broadcast_and_filter;
+pub mod check_back;
+pub mod delay_accuracy;
 pub mod durability_contract;
 pub mod durable_visibility;
 pub mod exclusivity;
 pub mod fault_honesty;
 pub mod honest_replies;
+pub mod lease;
 pub mod licensed_duplicates;
 pub mod liveness;
 pub mod no_loss;
@@ -21,8 +28,10 @@ pub mod no_phantom;
 pub mod no_resurrection;
 pub mod offsets;
 pub mod producer_order;
+pub mod retry_and_dlq;
 pub mod shard_order;
 pub mod slot_agreement;
+pub mod transaction_atomicity;
 
 use crate::history::{Event, History, Names};
 
@@ -52,7 +61,32 @@ pub struct Context {
     pub isolation_factor: f64,
     /// Bytes of messages that a node or client may hold in memory.
     pub memory_limit: u64,
+    /// How old an undecided half is when it is asked about first, how often it
+    /// is asked about from then on at least, and how many times in all.
+    pub check_after: u64,
+    pub check_every: u64,
+    pub max_checks: u32,
+    /// How long after each attempt the next may come; the last one for all
+    /// further attempts.
+    pub back_offs: Vec<u64>,
+    /// Attempts of a group that says nothing about it.
+    pub max_attempts: u32,
+    /// How late what was due may come to a member that waits.
+    pub delay_slack: u64,
+    /// How late after the end of a lease a message may come again.
+    pub lease_slack: u64,
 }
+
+impl Context {
+    fn back_off(&self, attempt: u32) -> u64 {
+        let index = (attempt.max(1) - 1) as usize;
+        self.back_offs.get(index).or(self.back_offs.last()).copied().unwrap_or(0)
+    }
+}
+
+/// RocketMQ's delay levels from the third on, in seconds.
+const BACK_OFFS: [u64; 16] =
+    [10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200];
 
 impl Default for Context {
     fn default() -> Context {
@@ -67,6 +101,13 @@ impl Default for Context {
             orderly_rebalance: 25_000_000,
             isolation_factor: 3.0,
             memory_limit: 256 << 20,
+            check_after: 6_000_000,
+            check_every: 30_000_000,
+            max_checks: 15,
+            back_offs: BACK_OFFS.iter().map(|secs| secs * 1_000_000).collect(),
+            max_attempts: 17,
+            delay_slack: 3_000_000,
+            lease_slack: 15_000_000,
         }
     }
 }
@@ -226,12 +267,27 @@ promises! {
     13 durability_contract DurabilityContract:
         "A crash takes what the mode allows and nothing else.",
         "durability; L1, L2";
+    14 transaction_atomicity TransactionAtomicity:
+        "A half is invisible; the first confirmed decision stands: committed once, or never seen.",
+        "transactions; T1-T4, T6, T10";
+    15 check_back CheckBack:
+        "What is undecided is asked about in time, of its producers, never once decided, and parked once.",
+        "transactions; T5, T7, T8, T11-T13";
     16 liveness Liveness:
         "Once healed, everything pending resolves in time; in calm, who waits is served soon.",
         "testbed; L12, N1, N2, P1";
     18 backlog_isolation BacklogIsolation:
         "A slow group costs neither the others' latency nor unbounded memory.",
         "flow control; D3, P1";
+    19 delay_accuracy DelayAccuracy:
+        "A delayed message comes when it is due by its broker's clock, or never if it was taken back.",
+        "delay; D7, D8, L21, L22";
+    20 retry_and_dlq RetryAndDlq:
+        "What is sent back comes again after its back-off, counted right; then it is one dead letter.",
+        "at least once; L17, L18, D5, R6, R7";
+    21 lease Lease:
+        "A leased message comes again when the lease has ended, not before, and never once acknowledged.",
+        "at least once; L19";
     22 broadcast_and_filter BroadcastAndFilter:
         "Members get what they subscribed to and nothing else; in broadcasting, each gets all of it.",
         "routing; L15, L16";

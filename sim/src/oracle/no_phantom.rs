@@ -41,8 +41,9 @@ pub enum Breach {
 
 impl Oracle for NoPhantom {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
-        let EventKind::Delivered { shard, queue_offset, message, body_hash, key, tag, .. } =
-            &event.kind
+        let EventKind::Delivered {
+            shard, queue_offset, message, body_hash, key, tag, origin, ..
+        } = &event.kind
         else {
             return Ok(());
         };
@@ -63,7 +64,9 @@ impl Oracle for NoPhantom {
             Breach::WrongKey { message: id, sent: sent.key, got: *key }
         } else if sent.tag != *tag {
             Breach::WrongTag { message: id, sent: sent.tag, got: *tag }
-        } else if sent.topic != facts.shard(shard).topic || sent.shard.is_some_and(|s| s != shard) {
+        } else if sent.topic != origin.unwrap_or(facts.shard(shard).topic)
+            || (origin.is_none() && sent.shard.is_some_and(|s| s != shard))
+        {
             Breach::WrongShard { message: id, got: shard }
         } else {
             return Ok(());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{EventIndex, Facts, Oracle, Verdict, Violation, facts::Reader};
+use super::{EventIndex, Facts, Oracle, Verdict, Violation, readers::Reader};
 use crate::history::{
     Event, EventKind, GroupId, LaneId, MemberId, MessageId, Names, OffsetSource, ShardId, Stop,
 };
@@ -112,17 +112,16 @@ impl Offsets {
         }
         if let Some(before) = before.filter(|before| offset < before.offset)
             && !self.is_excused(shard, &before, facts)
-            && !reader.is_some_and(|reader| was_reset(reader, shard, before.event))
+            && !reader.is_some_and(|reader| is_reset(reader, shard, before.event))
         {
             let breach = Breach::Backwards { group, shard, from: before.offset, to: offset };
             return Err(Violation::new(breach, facts, [before.event]));
         }
         let start = || reader.and_then(|r| facts.starts_at(r, shard)).unwrap_or(offset);
         let checked = before.map_or_else(start, |before| before.checked.min(offset));
-        if let Some(reader) = reader {
-            let unacked = (checked.max(facts.expired(shard).0)..offset)
-                .find_map(|at| Some((at, unacked(reader, shard, at, facts)?)));
-            if let Some((at, message)) = unacked {
+        if let Some(reader) = reader.filter(|reader| !is_resetting(reader, shard)) {
+            let offsets = checked.max(facts.expired(shard).0)..offset;
+            if let Some((at, message)) = facts.unsettled(reader, shard, offsets) {
                 let stored = facts.message(message).and_then(|m| m.stored());
                 let breach = Breach::Unacked { group, shard, offset, message, at };
                 return Err(Violation::new(breach, facts, stored.map(|place| place.event)));
@@ -157,20 +156,15 @@ impl Offsets {
     }
 }
 
-/// A commit that comes late from an earlier owner is no reason (O4).
-fn was_reset(reader: &Reader, shard: ShardId, since: EventIndex) -> bool {
-    reader.progress(shard).and_then(|progress| progress.reset).is_some_and(|reset| reset > since)
+/// Whether somebody has moved it on purpose since. A commit that comes late
+/// from an earlier owner is no reason (O4).
+fn is_reset(reader: &Reader, shard: ShardId, since: EventIndex) -> bool {
+    let reset = reader.progress(shard).and_then(|progress| progress.reset);
+    reset.is_some_and(|reset| reset > since) || is_resetting(reader, shard)
 }
 
-/// The message at a slot, if the group should have acknowledged it and has not.
-fn unacked(reader: &Reader, shard: ShardId, offset: u64, facts: &Facts) -> Option<MessageId> {
-    let slot = facts.slot(shard, offset).filter(|slot| slot.lost.is_none())?;
-    let id = slot.message?;
-    let message = facts.message(id)?;
-    let seen = reader.progress(shard).and_then(|progress| progress.seen(offset));
-    let acked = seen.is_some_and(|seen| seen.acked);
-    (!acked && facts.wants(reader, message.topic, message.tag) && !facts.may_be_lost(message))
-        .then_some(id)
+fn is_resetting(reader: &Reader, shard: ShardId) -> bool {
+    reader.progress(shard).is_some_and(|progress| progress.resetting.is_some())
 }
 
 impl Breach {

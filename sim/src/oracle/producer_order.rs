@@ -1,7 +1,7 @@
 //! Messages of one producer to one shard keep their order: what was sent after
-//! an OK has a higher queue offset, and comes later. Messages with a key keep it
-//! even if several are under way (R3), and those of one key stay in one shard as
-//! long as the topic keeps its queues (R2).
+//! an OK has a higher queue offset, and comes later. Messages with a key or a
+//! sequence number keep it even if several are under way (R3), and those of one
+//! key stay in one shard as long as the topic keeps its queues (R2).
 
 use std::collections::BTreeMap;
 
@@ -105,7 +105,8 @@ impl ProducerOrder {
         (shard, offset): (ShardId, u64),
         facts: &Facts,
     ) -> Verdict {
-        if facts.message(op.message).is_none_or(|message| message.key.is_none()) {
+        let Some(message) = facts.message(op.message) else { return Ok(()) };
+        if message.key.is_none() && !message.idempotent {
             return Ok(());
         }
         let keyed = self.keyed.entry((lane, shard)).or_default();

@@ -1,7 +1,11 @@
 //! A group meets a shard's messages in log order, whoever owns the shard; an
-//! orderly member starts the next only when the last is acknowledged.
+//! orderly group starts the next only when the last is acknowledged or a dead
+//! letter, also when it changes hands in between.
 
-use super::{Facts, Oracle, Verdict, Violation, facts::Answer};
+use super::{
+    Facts, Oracle, Verdict, Violation,
+    readers::{Answer, SentBack},
+};
 use crate::history::{DeliveryId, Event, EventKind, GroupId, Names, ShardId};
 
 #[derive(Debug, Default)]
@@ -19,7 +23,10 @@ impl Oracle for ShardOrder {
             return Ok(());
         };
         let (shard, offset) = (*shard, *queue_offset);
-        let Some(reader) = facts.reader_of(*member) else { return Ok(()) };
+        // Several members lease from one shard at a time: no order was promised.
+        let Some(reader) = facts.reader_of(*member).filter(|reader| !reader.pops) else {
+            return Ok(());
+        };
         let Some(progress) = reader.progress(shard) else { return Ok(()) };
         let reading = facts.member(*member).reading(shard);
         let group = reader.group;
@@ -38,9 +45,21 @@ impl Oracle for ShardOrder {
         if let Some((id, last)) = last.and_then(|id| Some((id, facts.delivery(id)?)))
             && last.offset != offset
             && last.answer != Answer::Acked
+            && last.sent_back != SentBack::Ok
         {
             let breach = Breach::TooEarly { group, shard, offset, open: last.offset, delivery: id };
             return Err(Violation::new(breach, facts, [last.event]));
+        }
+        // The same across a hand-over: whoever had the last, it is done with.
+        let before = high.filter(|(high, _)| reader.orderly && *high < offset);
+        if let Some((open, by)) = before
+            && let Some(seen) = progress.seen(open).filter(|seen| !seen.is_settled())
+            && facts.slot(shard, open).is_some_and(|slot| slot.lost.is_none())
+            && !facts.is_expired(shard, open)
+            && let Some(delivery) = seen.last
+        {
+            let breach = Breach::TooEarly { group, shard, offset, open, delivery };
+            return Err(Violation::new(breach, facts, [by]));
         }
         Ok(())
     }

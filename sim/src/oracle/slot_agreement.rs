@@ -18,6 +18,9 @@ impl Oracle for SlotAgreement {
             EventKind::Delivered { shard, queue_offset, message: Some(message), .. } => {
                 (*shard, *queue_offset, *message)
             }
+            EventKind::DeadLetter { shard, queue_offset, message: Some(message), .. } => {
+                (*shard, *queue_offset, *message)
+            }
             EventKind::SendOk { op, shard, queue_offset, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 (*shard, *queue_offset, op.message)

@@ -297,7 +297,9 @@ fn kind(kind: &EventKind) -> Kind {
         | EventKind::MemberPaced { .. }
         | EventKind::NodeStarted { .. }
         | EventKind::NodeStopped { .. } => Kind::Life,
-        EventKind::Fault(_) | EventKind::FaultHealed { .. } => Kind::Fault,
+        EventKind::Fault(_) | EventKind::FaultHealed { .. } | EventKind::ClockIs { .. } => {
+            Kind::Fault
+        }
         EventKind::Recovered { .. }
         | EventKind::Durable { .. }
         | EventKind::Expired { .. }

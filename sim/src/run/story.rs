@@ -5,6 +5,7 @@ use std::rc::Rc;
 use stormglass_scenarios::Scenario;
 
 use super::{
+    clocks::Clocks,
     micros,
     nodes::{self, Machines},
 };
@@ -57,14 +58,18 @@ impl Story<'_> {
         let origin = self.set_up(&mut cluster, &machines).await;
 
         let mut journal = Journal::new(self.recorder.clone());
+        let mut clocks = Clocks::default();
+        clocks.tell(&cluster, self.recorder);
         for (at_us, step) in self.agenda(machines.clients) {
             cluster.world.advance_to(origin + at_us).await;
             take(step, &mut cluster, &clients, &mut journal);
+            clocks.tell(&cluster, self.recorder);
             self.recorder.read(|history| judge.follow(history));
         }
         cluster.world.advance_to(origin + micros(self.scenario.run_for)).await;
 
         self.heal(&mut cluster, &mut journal);
+        clocks.tell(&cluster, self.recorder);
         clients.end_chaos();
         self.settle(&mut cluster, &clients, judge).await;
     }

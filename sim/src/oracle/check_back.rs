@@ -1,0 +1,210 @@
+//! An undecided transaction is asked about: soon enough, of somebody who can
+//! know, not after it is decided, and not for ever. Only checks that reached a
+//! producer count, and one that was given up on is parked once, where an
+//! operator finds it (T5, T7).
+
+use std::collections::BTreeMap;
+
+use super::{Facts, Oracle, Verdict, Violation, facts::Message, held::Half};
+use crate::history::{Event, EventKind, Held, LaneId, MessageId, Names};
+
+/// How long all must have been well: by then connections that broke without a
+/// word are known to be broken, and producers are known to the broker again.
+const CALM_MICROS: u64 = 20_000_000;
+/// What is on its way may still arrive for so long.
+const ECHO_MICROS: u64 = 2_000_000;
+
+#[derive(Debug, Default)]
+pub struct CheckBack {
+    /// By when each undecided half must have been asked about.
+    due: BTreeMap<(u64, MessageId), ()>,
+    /// Checks that came while all was well: each of these counts.
+    counted: BTreeMap<MessageId, u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Breach {
+    /// All was well and its producers lived, and none was asked.
+    NotAsked {
+        message: MessageId,
+        for_micros: u64,
+    },
+    /// Asked more often than agreed.
+    AskedTooOften {
+        message: MessageId,
+        checks: u32,
+        most: u32,
+    },
+    /// It had been decided, and the broker had said so.
+    AskedAfterDecision {
+        message: MessageId,
+        after_micros: u64,
+    },
+    /// Somebody was asked who belongs to another group, or about no half.
+    WrongProducer {
+        message: MessageId,
+        lane: LaneId,
+    },
+    /// Nobody had been asked often enough.
+    ParkedTooEarly {
+        message: MessageId,
+        checks: u32,
+        most: u32,
+    },
+    ParkedTwice {
+        message: MessageId,
+    },
+    ParkedAfterDecision {
+        message: MessageId,
+    },
+}
+
+impl Oracle for CheckBack {
+    fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        self.look_for_the_forgotten(facts)?;
+        match &event.kind {
+            EventKind::SendHeld { op, .. } => {
+                let Some(op) = facts.op(*op) else { return Ok(()) };
+                if let Some(Held::Half) = facts.message(op.message).and_then(|sent| sent.held) {
+                    self.expect(op.message, event.at + facts.context.check_after, facts);
+                }
+                Ok(())
+            }
+            EventKind::CheckReceived { message: Some(id), .. } => {
+                self.asked(*id, event.lane, facts)
+            }
+            EventKind::HalfParked { message: Some(id), .. } => parked(*id, facts),
+            EventKind::HalfResumed { message: Some(id), .. } => {
+                self.counted.remove(id);
+                self.expect(*id, event.at, facts);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&mut self, facts: &Facts) -> Verdict {
+        self.look_for_the_forgotten(facts)
+    }
+}
+
+impl CheckBack {
+    /// It must be asked about a round after this at the latest.
+    fn expect(&mut self, message: MessageId, from: u64, facts: &Facts) {
+        let by = from + facts.context.check_every + ECHO_MICROS;
+        self.due.insert((by, message), ());
+    }
+
+    fn look_for_the_forgotten(&mut self, facts: &Facts) -> Verdict {
+        while let Some(((by, id), ())) = self.due.first_key_value() {
+            let (by, id) = (*by, *id);
+            if by >= facts.now {
+                return Ok(());
+            }
+            self.due.remove(&(by, id));
+            let Some((message, half)) = half_of(id, facts) else { continue };
+            let is_open = half.checked.is_none() && half.told.is_none() && half.parked.is_none();
+            let is_gone = message.lost.is_some() || message.seen.is_some();
+            if !is_open || is_gone || facts.context.check_after == 0 {
+                continue;
+            }
+            let (disturbed, _) = facts.disturbed;
+            let well_since = by - facts.context.check_every - ECHO_MICROS;
+            let can_be_asked = half.group.is_some_and(|group| facts.has_producer(group));
+            if !can_be_asked || !facts.calm_for(facts.now.saturating_sub(well_since) + CALM_MICROS)
+            {
+                // Ask again once all has been well for long enough.
+                let again = (disturbed + CALM_MICROS).max(facts.now);
+                self.expect(id, again, facts);
+                continue;
+            }
+            let for_micros = facts.now - message.begun_at;
+            let stored = message.stored_held.map(|stored| stored.event);
+            let cites = [Some(message.begun), stored].into_iter().flatten();
+            return Err(Violation::new(Breach::NotAsked { message: id, for_micros }, facts, cites));
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, id: MessageId, lane: LaneId, facts: &Facts) -> Verdict {
+        let half = half_of(id, facts);
+        let group = facts.producers.get(&lane).map(|producer| producer.group);
+        let Some((message, half)) = half.filter(|(_, half)| half.group == group) else {
+            let sent = facts.message(id).map(|message| message.begun);
+            return Err(Violation::new(Breach::WrongProducer { message: id, lane }, facts, sent));
+        };
+        if let Some(ended) = facts.decision(message).filter(|_| message.most_copies() <= 1) {
+            let after_micros = facts.now - ended.at;
+            if after_micros > ECHO_MICROS && facts.calm_for(after_micros) {
+                let breach = Breach::AskedAfterDecision { message: id, after_micros };
+                return Err(Violation::new(breach, facts, [ended.event]));
+            }
+        }
+        // A check whose receipt is lost does not count, and is repeated.
+        if !facts.calm_for(CALM_MICROS) || message.most_copies() > 1 {
+            return Ok(());
+        }
+        let checks = self.counted.entry(id).or_default();
+        *checks += 1;
+        let most = facts.context.max_checks;
+        if *checks <= most {
+            return Ok(());
+        }
+        let breach = Breach::AskedTooOften { message: id, checks: *checks, most };
+        Err(Violation::new(breach, facts, half.checked.map(|(event, _)| event)))
+    }
+}
+
+fn parked(id: MessageId, facts: &Facts) -> Verdict {
+    let Some((message, half)) = half_of(id, facts) else { return Ok(()) };
+    if message.most_copies() > 1 {
+        return Ok(());
+    }
+    if let Some(before) = half.parked {
+        return Err(Violation::new(Breach::ParkedTwice { message: id }, facts, [before]));
+    }
+    if let Some(ended) = facts.decision(message) {
+        let breach = Breach::ParkedAfterDecision { message: id };
+        return Err(Violation::new(breach, facts, [ended.event]));
+    }
+    let (checks, most) = (half.checks, facts.context.max_checks);
+    if checks >= most {
+        return Ok(());
+    }
+    let breach = Breach::ParkedTooEarly { message: id, checks, most };
+    Err(Violation::new(breach, facts, [message.begun]))
+}
+
+fn half_of(message: MessageId, facts: &Facts) -> Option<(&Message, &Half)> {
+    let message = facts.message(message)?;
+    Some((message, message.half.as_deref()?))
+}
+
+impl Breach {
+    pub fn tell(&self, names: &Names) -> String {
+        match self {
+            Breach::NotAsked { message, for_micros } => {
+                let secs = for_micros / 1_000_000;
+                format!("{message} is undecided for {secs} s, and no producer was asked about it")
+            }
+            Breach::AskedTooOften { message, checks, most } => {
+                format!("{message} was asked about {checks} times; {most} were agreed")
+            }
+            Breach::AskedAfterDecision { message, after_micros } => {
+                let millis = after_micros / 1000;
+                format!("{message} was asked about {millis} ms after its end was confirmed")
+            }
+            Breach::WrongProducer { message, lane } => {
+                let lane = names.of_lane(*lane);
+                format!("{lane} was asked about {message}, which is none of its group's halves")
+            }
+            Breach::ParkedTooEarly { message, checks, most } => {
+                format!("{message} was given up on after {checks} checks; {most} were agreed")
+            }
+            Breach::ParkedTwice { message } => format!("{message} was given up on twice"),
+            Breach::ParkedAfterDecision { message } => {
+                format!("{message} was given up on after its end was confirmed")
+            }
+        }
+    }
+}
