@@ -86,13 +86,14 @@ mod transactions;
 pub use client::{BuildError, Client, ClientBuilder};
 pub use stormglass_core::{
     client::{
-        Answer, Ask, ClientError, ConsumeMode, ConsumerConfig, Delay, Half, Message, MessageQueue,
-        Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt, SendStatus, StartAt,
+        Answer, Ask, ClientError, ConsumeMode, ConsumerConfig, Delay, Half, Lease, Message,
+        MessageQueue, Popped, Pulled, QueueAsk, Received, SendError, SendOptions, SendReceipt,
+        SendStatus, StartAt,
     },
     error::Rejected,
     ids::Shard,
     message::Record,
-    shell::client::{Check, Checks, Consumer, Delivery, PullConsumer, Transactions},
+    shell::client::{Check, Checks, Consumer, Delivery, PopConsumer, PullConsumer, Transactions},
     wire::{body::MessageModel, header::Resolution},
 };
 pub use transactions::{TransactionListener, TransactionOutcome, TransactionProducer};

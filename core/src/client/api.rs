@@ -4,14 +4,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Half, SendBack, Unlocked};
+use super::{Half, Lease, Pop, Popped, SendBack, Unlocked};
 use crate::{
     error::Rejected,
     ids::{Name, Shard},
     message::{self, Properties, Record, property},
     wire::{
         RecallHandle,
-        body::{ClusterInfo, TopicRoute},
+        body::{ClusterInfo, SubscriptionGroup, TopicRoute},
         code,
         header::Resolution,
     },
@@ -301,6 +301,20 @@ pub enum Ask {
     /// The producer's word on its transaction: [`Answer::Done`] if it stands,
     /// refused if another one stood first.
     EndTransaction { half: Half, resolution: Resolution },
+    /// Messages under leases; [`Answer::Popped`].
+    Pop(Pop),
+    /// The message is processed: [`Answer::Done`]; refused if the lease is over.
+    Ack { lease: Lease },
+    /// The lease ends so long from now: at once, if the time is zero.
+    /// [`Answer::Lease`]: what names it from now on.
+    ChangeInvisible { lease: Lease, invisible: Duration },
+    /// Sets how often and how late a group gets its messages again, on every
+    /// broker of the cluster; [`Answer::Done`].
+    ConfigureGroup { cluster: String, group: SubscriptionGroup },
+    /// Sets a group back, or forward, to the first messages stored at or after
+    /// this wall time (milliseconds since the epoch), on every broker of the
+    /// topic; [`Answer::Done`].
+    ResetOffset { group: String, topic: String, wall: i64 },
     /// Takes a delayed message back: [`Answer::Done`]; refused if it is no
     /// longer delayed.
     Recall { handle: RecallHandle },
@@ -336,4 +350,6 @@ pub enum Answer {
     /// None: the group never committed one.
     Committed(Option<i64>),
     Pulled(Pulled),
+    Popped(Vec<Popped>),
+    Lease(Lease),
 }

@@ -10,21 +10,16 @@ use bytes::Bytes;
 use super::{
     Answer, Ask, ClientError, Done, QueueAsk, Ticket,
     context::{Context, Purpose, Reply, Timer},
+    pop::read_popped,
     routes::News,
 };
 use crate::{
     error::Rejected,
     ids::Name,
     time::Time,
-    wire::{
-        Fields,
-        body::perm,
-        code,
-        header::{CreateTopicHeader, GroupHeader, RecallHeader, TopicHeader},
-        request,
-    },
+    wire::{Fields, code, request},
 };
-use requests::{brokers_of, queue_request, read_answer, refusal};
+use requests::{Whom, brokers_of, read_answer, refusal, request_of, whom};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -35,6 +30,8 @@ const MAX_ASKS: usize = 4096;
 pub struct Asks {
     pending: BTreeMap<Ticket, Pending>,
     waiting: BTreeMap<Name, Vec<Ticket>>,
+    /// Brokers of a topic take turns.
+    turn: usize,
 }
 
 struct Pending {
@@ -43,8 +40,8 @@ struct Pending {
     failures: u32,
     /// Name servers asked so far.
     asked: usize,
-    /// Brokers that have yet to create the topic.
-    brokers: Vec<SocketAddr>,
+    /// Brokers that have yet to be told, once it is known which.
+    untold: Option<Vec<SocketAddr>>,
     last_failure: String,
 }
 
@@ -65,6 +62,7 @@ impl Asks {
             Ask::Queue { what: QueueAsk::Pull { hold, .. }, .. } => {
                 *hold + cx.config.request_timeout
             }
+            Ask::Pop(pop) => pop.hold + cx.config.request_timeout,
             Ask::EndTransaction { .. } => cx.config.end_transaction_timeout,
             _ => cx.config.request_timeout,
         };
@@ -75,7 +73,7 @@ impl Asks {
             deadline,
             failures: 0,
             asked: 0,
-            brokers: Vec::new(),
+            untold: None,
             last_failure: "no route was found in time".to_owned(),
         };
         self.pending.insert(ticket, pending);
@@ -84,62 +82,50 @@ impl Asks {
 
     fn try_ask(&mut self, cx: &mut Context, ticket: Ticket) {
         let Some(pending) = self.pending.get(&ticket) else { return };
-        let topic: Name = match &pending.ask {
-            Ask::Route { topic } => {
-                let fields = TopicHeader { topic }.fields();
-                return self.ask_name_server(cx, ticket, request::GET_ROUTEINFO_BY_TOPIC, fields);
+        let whom = whom(&pending.ask);
+        let topic: Name = match whom {
+            Whom::NameServer => {
+                let (code, fields, _) = request_of(cx, &pending.ask);
+                return self.ask_name_server(cx, ticket, code, fields);
             }
-            Ask::Cluster | Ask::CreateTopic { .. } if pending.brokers.is_empty() => {
+            Whom::EveryoneIn(_) if pending.untold.is_none() => {
                 let code = request::GET_BROKER_CLUSTER_INFO;
                 return self.ask_name_server(cx, ticket, code, Fields::default());
             }
-            Ask::CreateTopic { .. } | Ask::Cluster => return self.create_on_brokers(cx, ticket),
-            Ask::Queues { topic } | Ask::GroupMembers { topic, .. } => topic.as_str().into(),
-            Ask::Queue { queue, .. } => queue.topic.clone(),
-            Ask::EndTransaction { half, resolution } => {
+            Whom::EveryoneIn(_) => return self.tell_next(cx, ticket),
+            Whom::EveryoneOf(_) if pending.untold.is_some() => return self.tell_next(cx, ticket),
+            Whom::MasterNear(half) => {
+                // It need not be a topic of ours.
                 let route = cx.routes.get(&half.shard.topic);
                 let master = route.and_then(|route| route.master(&half.broker_name));
-                let addr = master.unwrap_or(half.addr);
-                let timeout = pending.time_per_try(cx.now.mono).min(cx.config.request_timeout);
-                let (code, fields) = (request::END_TRANSACTION, half.fields(*resolution));
-                let purpose = Purpose::Ask(ticket, AskStep::Broker(addr));
-                return cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
+                return self.ask_broker(cx, ticket, master.unwrap_or(half.addr));
             }
-            Ask::Recall { handle } => handle.topic.as_str().into(),
+            Whom::EveryoneOf(topic) | Whom::AnyOf(topic) | Whom::NobodyOf(topic) => topic.into(),
+            Whom::Master(topic, _) => topic.into(),
         };
         let Some(route) = cx.route(&topic, false) else {
             self.waiting.entry(topic).or_default().push(ticket);
             return;
         };
-        let timeout = pending.time_per_try(cx.now.mono);
-        let (addr, code, fields) = match &pending.ask {
-            Ask::Queues { .. } => {
+        let mut masters = route.masters();
+        let addr = match whom {
+            Whom::NobodyOf(_) => {
                 return self.finish(cx, ticket, Ok(Answer::Queues(route.readable.clone())));
             }
-            Ask::GroupMembers { group, .. } => {
-                let fields = GroupHeader { group }.fields();
-                (route.masters().next(), request::GET_CONSUMER_LIST_BY_GROUP, fields)
+            Whom::EveryoneOf(_) => {
+                let untold = masters.collect();
+                return self.tell_all(cx, ticket, untold);
             }
-            Ask::Queue { queue, what } => {
-                let (code, fields) = queue_request(queue, what);
-                (route.master(&queue.broker), code, fields)
+            Whom::Master(_, broker) => route.master(&broker.into()),
+            // Each time another one.
+            _ => {
+                self.turn = self.turn.wrapping_add(1);
+                let count = route.masters().count();
+                self.turn.checked_rem(count).and_then(|nth| masters.nth(nth))
             }
-            Ask::Recall { handle } => {
-                let header = RecallHeader {
-                    producer_group: Some(&cx.config.producer_group),
-                    topic: &topic,
-                    recall_handle: &handle.encode(),
-                };
-                let broker = handle.broker.as_str().into();
-                (route.master(&broker), request::RECALL_MESSAGE, header.fields())
-            }
-            _ => return,
         };
         match addr {
-            Some(addr) => {
-                let purpose = Purpose::Ask(ticket, AskStep::Broker(addr));
-                cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
-            }
+            Some(addr) => self.ask_broker(cx, ticket, addr),
             None => {
                 cx.refresh_route(&topic);
                 self.retry_later(cx, ticket, "no broker is there for it".to_owned());
@@ -149,37 +135,37 @@ impl Asks {
 
     fn ask_name_server(&mut self, cx: &mut Context, ticket: Ticket, code: i32, fields: Fields) {
         let Some(pending) = self.pending.get(&ticket) else { return };
-        let timeout = pending.time_per_try(cx.now.mono);
+        let timeout = pending.time_per_try(cx);
         let Some(server) = cx.name_server(pending.asked) else { return };
         let purpose = Purpose::Ask(ticket, AskStep::NameServer);
         cx.call(server, code, fields, Bytes::new(), timeout, purpose);
     }
 
-    fn create_on_brokers(&mut self, cx: &mut Context, ticket: Ticket) {
+    fn ask_broker(&mut self, cx: &mut Context, ticket: Ticket, addr: SocketAddr) {
         let Some(pending) = self.pending.get(&ticket) else { return };
-        let Ask::CreateTopic { topic, queues, order, .. } = &pending.ask else { return };
-        let Some(addr) = pending.brokers.first().copied() else {
-            cx.refresh_route(&topic.as_str().into());
-            return self.finish(cx, ticket, Ok(Answer::Done));
-        };
-        let header = CreateTopicHeader {
-            topic,
-            read_queues: *queues,
-            write_queues: *queues,
-            perm: perm::READ | perm::WRITE,
-            topic_sys_flag: Some(0),
-            order: Some(*order),
-        };
-        // RocketMQ's brokers insist on two fields that ours do not need.
-        let mut fields = Fields::builder();
-        header.fields().iter().for_each(|(key, value)| {
-            fields.put(key, value);
-        });
-        let fields = fields.put("defaultTopic", "TBW102").put("topicFilterType", "SINGLE_TAG");
-        let timeout = pending.time_per_try(cx.now.mono);
+        let (code, fields, body) = request_of(cx, &pending.ask);
+        let timeout = pending.time_per_try(cx);
         let purpose = Purpose::Ask(ticket, AskStep::Broker(addr));
-        let code = request::UPDATE_AND_CREATE_TOPIC;
-        cx.call(addr, code, fields.finish(), Bytes::new(), timeout, purpose);
+        cx.call(addr, code, fields, body, timeout, purpose);
+    }
+
+    fn tell_all(&mut self, cx: &mut Context, ticket: Ticket, brokers: Vec<SocketAddr>) {
+        if let Some(pending) = self.pending.get_mut(&ticket) {
+            pending.untold = Some(brokers);
+        }
+        self.tell_next(cx, ticket);
+    }
+
+    /// One broker after the other; done when the last one has answered.
+    fn tell_next(&mut self, cx: &mut Context, ticket: Ticket) {
+        let Some(pending) = self.pending.get(&ticket) else { return };
+        if let Some(addr) = pending.untold.as_ref().and_then(|brokers| brokers.first()) {
+            return self.ask_broker(cx, ticket, *addr);
+        }
+        if let Ask::CreateTopic { topic, .. } = &pending.ask {
+            cx.refresh_route(&topic.as_str().into());
+        }
+        self.finish(cx, ticket, Ok(Answer::Done));
     }
 
     pub fn on_reply(&mut self, cx: &mut Context, ticket: Ticket, step: AskStep, reply: Reply) {
@@ -188,9 +174,8 @@ impl Asks {
             Ok(frame) => frame,
             Err(failed) => {
                 pending.asked += 1;
-                if let Ask::Queue { queue, .. } = &pending.ask {
-                    let topic = queue.topic.clone();
-                    cx.refresh_route(&topic);
+                if let Whom::Master(topic, _) | Whom::AnyOf(topic) = whom(&pending.ask) {
+                    cx.refresh_route(&topic.into());
                 }
                 return self.retry_later(cx, ticket, failed.why().to_owned());
             }
@@ -203,23 +188,27 @@ impl Asks {
                 }
                 self.finish(cx, ticket, Err(refusal(frame)))
             }
-            (AskStep::NameServer, Ask::CreateTopic { cluster, .. }) => {
+            (AskStep::NameServer, ask) if let Whom::EveryoneIn(cluster) = whom(ask) => {
                 match brokers_of(&frame.body, cluster) {
-                    Ok(brokers) => {
-                        pending.brokers = brokers;
-                        self.create_on_brokers(cx, ticket);
-                    }
+                    Ok(brokers) => self.tell_all(cx, ticket, brokers),
                     Err(refusal) => self.finish(cx, ticket, Err(ClientError::Refused(refusal))),
                 }
             }
-            (AskStep::Broker(addr), Ask::CreateTopic { .. }) if frame.code == code::SUCCESS => {
-                pending.brokers.retain(|broker| *broker != addr);
-                self.create_on_brokers(cx, ticket);
-            }
-            (_, Ask::Queue { what: QueueAsk::Commit { .. }, .. })
-                if frame.code == code::SUCCESS =>
+            (AskStep::Broker(addr), _)
+                if frame.code == code::SUCCESS && pending.untold.is_some() =>
             {
-                self.finish(cx, ticket, Ok(Answer::Done))
+                pending.untold.iter_mut().for_each(|all| all.retain(|broker| *broker != addr));
+                self.tell_next(cx, ticket);
+            }
+            (AskStep::Broker(addr), Ask::Pop(pop)) => {
+                let popped = read_popped(cx, pop, addr, frame);
+                self.finish(cx, ticket, popped);
+            }
+            // An earlier try may have been what ended the lease.
+            (_, Ask::Ack { .. } | Ask::ChangeInvisible { .. })
+                if frame.code == code::NO_MESSAGE && pending.failures > 0 =>
+            {
+                self.finish(cx, ticket, Err(ClientError::Unavailable { why: frame.remark }))
             }
             (_, Ask::EndTransaction { .. })
                 if matches!(frame.code, code::SYSTEM_BUSY | code::SERVICE_NOT_AVAILABLE) =>
@@ -283,11 +272,11 @@ impl Asks {
 
 impl Pending {
     /// Leaves time for a second try, except where the broker may hold the answer.
-    fn time_per_try(&self, now: Time) -> Duration {
-        let left = self.deadline.since(now);
+    fn time_per_try(&self, cx: &Context) -> Duration {
+        let left = self.deadline.since(cx.now.mono);
         match &self.ask {
-            Ask::Queue { what: QueueAsk::Pull { .. }, .. } => left,
-            _ => left / 2,
+            Ask::Queue { what: QueueAsk::Pull { .. }, .. } | Ask::Pop(_) => left,
+            _ => (left / 2).min(cx.config.request_timeout),
         }
     }
 }

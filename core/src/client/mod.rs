@@ -9,6 +9,7 @@ mod context;
 mod machine;
 mod message;
 mod outgoing;
+mod pop;
 mod producer;
 mod progress;
 mod rebalance;
@@ -28,6 +29,7 @@ pub use config::{ClientConfig, ConsumeMode, ConsumerConfig, StartAt};
 pub use consumer::{SendBack, Unlocked};
 pub use machine::ClientCore;
 pub use message::{Delay, Message};
+pub use pop::{Lease, Pop, Popped};
 pub use transactions::{Check, Half, MAX_CHECKS};
 
 use crate::wire::{Frame, frame::Packet};

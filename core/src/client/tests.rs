@@ -2,6 +2,7 @@
 
 mod consuming;
 mod orderly;
+mod popping;
 mod retrying;
 mod sending;
 mod storms;

@@ -2,6 +2,7 @@
 //! of it.
 
 mod handle;
+mod readers;
 mod transactions;
 
 use std::{
@@ -17,8 +18,9 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use handle::{Changes, Client, Consumer, Delivery, PullConsumer};
+pub use handle::{Changes, Client, Consumer, Delivery};
 use handle::{Feed, Request, Settlement};
+pub use readers::{PopConsumer, PullConsumer};
 pub use transactions::{Check, Checks, Transactions};
 
 use super::connection::{Outbox, read_frames, write_packets};

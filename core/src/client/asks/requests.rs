@@ -1,24 +1,128 @@
-//! What each ask requests, and what its answer says.
+//! Whom each ask is for, what it requests, and what its answer says.
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use crate::{
-    client::{Answer, Ask, ClientError, MessageQueue, Pulled, QueueAsk},
+    client::{
+        Answer, Ask, ClientError, Half, MessageQueue, Pulled, QueueAsk, context::Context, pop,
+    },
     error::Rejected,
     message::{Properties, Record, property},
     wire::{
         Fields, Frame,
-        body::{ClusterInfo, ConsumerIds, TagFilter, TopicRoute},
+        body::{ClusterInfo, ConsumerIds, TagFilter, TopicRoute, perm},
         code,
         header::{
-            OffsetReply, PullHeader, PullReply, QueryOffsetHeader, QueueHeader, SearchOffsetHeader,
+            CreateTopicHeader, GroupHeader, OffsetReply, PullHeader, PullReply, QueryOffsetHeader,
+            QueueHeader, RecallHeader, ResetOffsetHeader, SearchOffsetHeader, TopicHeader,
             UpdateOffsetHeader, pull_flag,
         },
         request,
     },
 };
 
-pub fn queue_request(queue: &MessageQueue, what: &QueueAsk) -> (i32, Fields) {
+/// Who answers an ask. Topics are where to find brokers.
+pub enum Whom<'a> {
+    NameServer,
+    /// Each broker of the cluster, one after the other.
+    EveryoneIn(&'a str),
+    EveryoneOf(&'a str),
+    AnyOf(&'a str),
+    /// The broker of this name.
+    Master(&'a str, &'a str),
+    /// The broker that has the half, or where it was.
+    MasterNear(&'a Half),
+    /// The route itself is the answer.
+    NobodyOf(&'a str),
+}
+
+pub fn whom(ask: &Ask) -> Whom<'_> {
+    match ask {
+        Ask::Route { .. } | Ask::Cluster => Whom::NameServer,
+        Ask::CreateTopic { cluster, .. } | Ask::ConfigureGroup { cluster, .. } => {
+            Whom::EveryoneIn(cluster)
+        }
+        Ask::ResetOffset { topic, .. } => Whom::EveryoneOf(topic),
+        Ask::Queues { topic } => Whom::NobodyOf(topic),
+        Ask::GroupMembers { topic, .. } => Whom::AnyOf(topic),
+        Ask::Pop(pop) => Whom::AnyOf(&pop.topic),
+        Ask::Queue { queue, .. } => Whom::Master(&queue.topic, &queue.broker),
+        Ask::Ack { lease } | Ask::ChangeInvisible { lease, .. } => {
+            Whom::Master(&lease.topic, &lease.broker_name)
+        }
+        Ask::Recall { handle } => Whom::Master(&handle.topic, &handle.broker),
+        Ask::EndTransaction { half, .. } => Whom::MasterNear(half),
+    }
+}
+
+pub fn request_of(cx: &Context, ask: &Ask) -> (i32, Fields, Bytes) {
+    let (code, fields) = match ask {
+        Ask::Route { topic } | Ask::Queues { topic } => {
+            (request::GET_ROUTEINFO_BY_TOPIC, TopicHeader { topic }.fields())
+        }
+        Ask::Cluster => (request::GET_BROKER_CLUSTER_INFO, Fields::default()),
+        Ask::CreateTopic { topic, queues, order, .. } => {
+            (request::UPDATE_AND_CREATE_TOPIC, create_topic(topic, *queues, *order))
+        }
+        Ask::ConfigureGroup { group, .. } => {
+            let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+            return (code, Fields::default(), group.to_bytes());
+        }
+        Ask::ResetOffset { group, topic, wall } => {
+            let header = ResetOffsetHeader {
+                topic,
+                group,
+                timestamp: *wall,
+                force: true,
+                queue: None,
+                offset: None,
+            };
+            (request::INVOKE_BROKER_TO_RESET_OFFSET, header.fields())
+        }
+        Ask::GroupMembers { group, .. } => {
+            (request::GET_CONSUMER_LIST_BY_GROUP, GroupHeader { group }.fields())
+        }
+        Ask::Queue { queue, what } => queue_request(queue, what),
+        Ask::Pop(pop) => (request::POP_MESSAGE, pop.fields(cx.now.wall)),
+        Ask::Ack { lease } => (request::ACK_MESSAGE, lease.ack_fields()),
+        Ask::ChangeInvisible { lease, invisible } => {
+            (request::CHANGE_MESSAGE_INVISIBLE_TIME, lease.change_fields(*invisible))
+        }
+        Ask::Recall { handle } => {
+            let header = RecallHeader {
+                producer_group: Some(&cx.config.producer_group),
+                topic: &handle.topic,
+                recall_handle: &handle.encode(),
+            };
+            (request::RECALL_MESSAGE, header.fields())
+        }
+        Ask::EndTransaction { half, resolution } => {
+            (request::END_TRANSACTION, half.fields(*resolution))
+        }
+    };
+    (code, fields, Bytes::new())
+}
+
+fn create_topic(topic: &str, queues: u32, order: bool) -> Fields {
+    let header = CreateTopicHeader {
+        topic,
+        read_queues: queues,
+        write_queues: queues,
+        perm: perm::READ | perm::WRITE,
+        topic_sys_flag: Some(0),
+        order: Some(order),
+    };
+    // RocketMQ's brokers insist on two fields that ours do not need.
+    let mut fields = Fields::builder();
+    header.fields().iter().for_each(|(key, value)| {
+        fields.put(key, value);
+    });
+    fields.put("defaultTopic", "TBW102").put("topicFilterType", "SINGLE_TAG").finish()
+}
+
+fn queue_request(queue: &MessageQueue, what: &QueueAsk) -> (i32, Fields) {
     let (topic, queue) = (&*queue.topic, queue.queue);
     match what {
         QueueAsk::MinOffset => (request::GET_MIN_OFFSET, QueueHeader { topic, queue }.fields()),
@@ -87,6 +191,7 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         Ask::GroupMembers { .. } => ConsumerIds::parse(&frame.body)
             .map(|members| Answer::Members(members.ids))
             .map_err(unusable),
+        Ask::Queue { what: QueueAsk::Commit { .. }, .. } => Ok(Answer::Done),
         Ask::Queue { what, .. } => {
             let offset = OffsetReply::parse(&frame.fields).map_err(unusable)?.offset;
             match what {
@@ -96,8 +201,15 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         }
         Ask::Queues { .. }
         | Ask::CreateTopic { .. }
+        | Ask::ConfigureGroup { .. }
+        | Ask::ResetOffset { .. }
         | Ask::EndTransaction { .. }
-        | Ask::Recall { .. } => Ok(Answer::Done),
+        | Ask::Recall { .. }
+        | Ask::Ack { .. }
+        | Ask::Pop(_) => Ok(Answer::Done),
+        Ask::ChangeInvisible { lease, .. } => {
+            pop::changed(lease, &frame).map(Answer::Lease).map_err(unusable)
+        }
     }
 }
 

@@ -165,9 +165,10 @@ impl Tables {
                 }
                 ok(Fields::default())
             }
-            request::HEART_BEAT | request::UNREGISTER_CLIENT | request::END_TRANSACTION => {
-                ok(Fields::default())
-            }
+            request::ACK_MESSAGE
+            | request::HEART_BEAT
+            | request::UNREGISTER_CLIENT
+            | request::END_TRANSACTION => ok(Fields::default()),
             other => panic!("no table answers {other}"),
         }
     }

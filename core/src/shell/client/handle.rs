@@ -145,12 +145,6 @@ impl Client {
         }
     }
 
-    /// For an application that keeps its own place in each queue, under a group
-    /// whose offsets it may store and read. Joins nothing.
-    pub fn pull_consumer(&self, group: impl Into<String>) -> PullConsumer {
-        PullConsumer { client: self.clone(), group: group.into() }
-    }
-
     /// Creates a topic, or changes its number of queues, on every broker of the
     /// cluster.
     pub async fn create_topic(
@@ -299,7 +293,7 @@ fn stopped() -> SendError {
     SendError::Unknown { why: "the client stopped".to_owned(), tries: u32::MAX }
 }
 
-fn unexpected(answer: &Answer) -> ClientError {
+pub(super) fn unexpected(answer: &Answer) -> ClientError {
     ClientError::Unavailable { why: format!("an answer to another question: {answer:.60?}") }
 }
 
@@ -423,47 +417,5 @@ impl Deref for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         self.settle(Verdict::Nack(self.redelivery_delay));
-    }
-}
-
-/// Reads queues at the application's own pace.
-#[derive(Clone)]
-pub struct PullConsumer {
-    client: Client,
-    group: String,
-}
-
-impl PullConsumer {
-    /// Up to `max` messages from `offset` on, waiting up to `hold` for the
-    /// first. `expression` is `*`, or tags joined by `||`.
-    pub async fn pull(
-        &self,
-        queue: &MessageQueue,
-        offset: i64,
-        max: u32,
-        expression: &str,
-        hold: Duration,
-    ) -> Result<Pulled, ClientError> {
-        let (group, expression) = (self.group.clone(), expression.to_owned());
-        let what = QueueAsk::Pull { group, offset, max, expression, hold };
-        match self.client.ask(Ask::Queue { queue: queue.clone(), what }).await? {
-            Answer::Pulled(pulled) => Ok(pulled),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    pub async fn queues(&self, topic: &str) -> Result<Vec<MessageQueue>, ClientError> {
-        self.client.queues(topic).await
-    }
-
-    /// What the group has stored for a queue; none if it never did.
-    pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<i64>, ClientError> {
-        self.client.committed(&self.group, queue).await
-    }
-
-    /// Stores where the group goes on.
-    pub async fn commit(&self, queue: &MessageQueue, offset: i64) -> Result<(), ClientError> {
-        let what = QueueAsk::Commit { group: self.group.clone(), offset };
-        self.client.ask(Ask::Queue { queue: queue.clone(), what }).await.map(drop)
     }
 }
