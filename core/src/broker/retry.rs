@@ -135,6 +135,8 @@ impl<D: Disk> Broker<D> {
             return Err(Rejected::new(code::SYSTEM_BUSY, remark));
         }
         let (stored, shows, offset) = self.delivered(header.offset)?;
+        let shard = Shard { topic: shows.topic.clone(), queue: shows.queue };
+        self.check_lock(now, conn, &group.name, &shard, header.lock_epoch)?;
         let times = stored.reconsume_times();
         let own_limit = header.max_reconsume_times.filter(|_| frame.version >= KNOWS_ITS_LIMIT);
         let most = own_limit.filter(|most| *most >= 0).unwrap_or(group.retry_max);
@@ -209,7 +211,7 @@ impl<D: Disk> Broker<D> {
     }
 
     /// How it appears among the dead letters, whose queue is seen to.
-    fn dead_letter(
+    pub(super) fn dead_letter(
         &mut self,
         group: &Name,
         stored: &Stored,
@@ -238,7 +240,7 @@ impl<D: Disk> Broker<D> {
     }
 
     /// What is the same for every way back.
-    fn sent_again(&self, stored: &Stored, shows: &mut Appearance) {
+    pub(super) fn sent_again(&self, stored: &Stored, shows: &mut Appearance) {
         let origin = offset_message_id(self.config.host, stored.origin);
         let patch = &mut shows.patch;
         for (key, value) in
@@ -345,7 +347,7 @@ impl<D: Disk> Broker<D> {
 
 /// Refuses what no record could hold: what is added to a message's properties
 /// may be too much for one that is full of them.
-fn fitting(stored: &Stored, shows: Appearance) -> Result<Appearance, Rejected> {
+pub(super) fn fitting(stored: &Stored, shows: Appearance) -> Result<Appearance, Rejected> {
     let properties = Peek(&stored.record).properties().unwrap_or(Properties(&[]));
     if shows.patch.properties(properties).len() > MAX_PROPERTIES {
         let remark = "the message has no room for the properties of a retry";
