@@ -61,7 +61,8 @@ pub async fn run(load: &Load) -> io::Result<Tally> {
     }
     let sent = produce::run_on(load, &queues, Some(clock)).await?;
     let mut last = (received.borrow().messages, Instant::now());
-    while last.0 < sent.messages && last.1.elapsed() < LAST_WAIT {
+    let last_wait = LAST_WAIT + Duration::from_millis(load.delay.unwrap_or(0));
+    while last.0 < sent.messages && last.1.elapsed() < last_wait {
         if readers.iter().any(|reader| reader.is_finished()) {
             break;
         }

@@ -83,6 +83,11 @@ pub struct Load {
     /// Stop after this many seconds [default: 10, unless --count is given].
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<u64>,
+    /// Delay the messages, by up to so many milliseconds; the end-to-end latency
+    /// counts from when a message was due.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=259_200_000))]
+    #[arg(conflicts_with = "batch")]
+    pub delay: Option<u64>,
     /// Then append and sync the same bytes below this directory, as many at a
     /// time as were in flight, and report how the broker compares.
     #[arg(long, value_name = "DIR")]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use stormglass_core::{
-    message::tag_hash,
+    message::{Properties, property, tag_hash},
     wire::{
         body::{BatchRecord, put_batch_record},
         header::SendHeader,
@@ -26,6 +26,9 @@ use crate::cli::{
     admin::Queue,
     link::{Answer, Link, Template},
 };
+
+/// Different delays of one run.
+const DELAYS: u64 = 64;
 
 /// Answers that mean "stored": success, and three ways of being less safe.
 const STORED: [i32; 4] = [0, 10, 11, 12];
@@ -59,7 +62,7 @@ pub async fn run_on(load: &Load, queues: &[Queue], clock: Option<Clock>) -> io::
     for (n, (broker, queues)) in brokers.enumerate() {
         let stamps = (0..load.batch as usize).map(|m| m * record_len(load) + 20).collect();
         let sender = Sender {
-            templates: queues.iter().map(|queue| template(load, *queue)).collect(),
+            templates: templates(load, queues),
             stamps: if load.batch > 1 { stamps } else { vec![0] },
             clock,
             messages: load.batch.into(),
@@ -98,7 +101,8 @@ impl Limit {
 }
 
 struct Sender {
-    templates: Vec<Template>,
+    /// With the delay that each asks for.
+    templates: Vec<(Template, Duration)>,
     /// Where in the request's body each message's body starts.
     stamps: Vec<usize>,
     clock: Option<Clock>,
@@ -171,9 +175,9 @@ impl Sender {
     }
 
     fn push(&self, link: &mut Link, turn: usize, place: usize, now: Instant) {
-        let template = &self.templates[turn % self.templates.len()];
+        let (template, delay) = &self.templates[turn % self.templates.len()];
         let Some(clock) = self.clock else { return link.push(template, place as i32, &[]) };
-        let micros = now.duration_since(clock.started).as_micros() as u64;
+        let micros = (now.duration_since(clock.started) + *delay).as_micros() as u64;
         let stamp = |at: &usize| [(*at, clock.mark), (at + 8, micros)];
         let stamps: Vec<(usize, u64)> = self.stamps.iter().flat_map(stamp).collect();
         link.push(template, place as i32, &stamps);
@@ -194,7 +198,23 @@ impl Sender {
     }
 }
 
-fn template(load: &Load, queue: u32) -> Template {
+/// One for each queue, and for each of some delays spread over all.
+fn templates(load: &Load, queues: &[u32]) -> Vec<(Template, Duration)> {
+    let delays: Vec<u64> = match load.delay {
+        None => vec![0],
+        Some(longest) => (1..=DELAYS).map(|n| longest * n / DELAYS).collect(),
+    };
+    let each = delays.iter().flat_map(|delay| queues.iter().map(|queue| (*queue, *delay)));
+    each.map(|(queue, delay)| (template(load, queue, delay), Duration::from_millis(delay)))
+        .collect()
+}
+
+fn template(load: &Load, queue: u32, delay: u64) -> Template {
+    let mut properties = Vec::new();
+    if delay > 0 {
+        Properties::put(&mut properties, property::TIMER_DELAY_MS, &delay.to_string());
+    }
+    let properties = String::from_utf8(properties).expect("they are text");
     let header = SendHeader {
         producer_group: "stormglass-bench",
         topic: &load.common.topic,
@@ -204,7 +224,7 @@ fn template(load: &Load, queue: u32) -> Template {
         sys_flag: 0,
         born_wall: 0,
         flag: 0,
-        properties: None,
+        properties: (!properties.is_empty()).then_some(&properties),
         reconsume_times: Some(0),
         unit_mode: Some(false),
         max_reconsume_times: None,
