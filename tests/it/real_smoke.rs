@@ -250,6 +250,48 @@ fn the_command_line_round_trips() {
 }
 
 #[test]
+fn dead_letters_are_shown_and_replayed() {
+    let mut server = Server::start(&[]);
+    server.command(&["group", "set", "billing", "--retries", "3", "--delays", "10,20"]);
+    let group = server.command(&["group", "show", "billing"]);
+    assert!(group.contains("10,20 ms"), "{group}");
+    server.command(&["produce", "-t", "orders", "-m", "poison", "-k", "k1"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let next = |server: &Server, dies: bool| {
+        runtime.block_on(async {
+            let client = Client::builder().name_server(server.addr()).build().await.unwrap();
+            let config = ConsumerConfig::new("billing").topic("orders", "*");
+            let mut consumer = client.subscribe(config.start_at(StartAt::First)).await.unwrap();
+            let message = tokio::time::timeout(Duration::from_secs(20), consumer.next()).await;
+            let message = message.expect("it comes").expect("the consumer is open");
+            let text = String::from_utf8(message.body().to_vec()).unwrap();
+            if dies {
+                message.dead_letter()
+            } else {
+                message.ack()
+            }
+            consumer.close().await;
+            client.close().await;
+            text
+        })
+    };
+    assert_eq!(next(&server, true), "poison");
+    server.kill();
+    server.restart();
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&server.command(&[args, &["-o", "json"]].concat())).unwrap()
+    };
+    let list = json(&["dlq", "list"]);
+    assert_eq!((&list[0]["group"], &list[0]["letters"]), (&"billing".into(), &1.into()));
+    let letter = &json(&["dlq", "show", "billing"])[0];
+    assert_eq!((&letter["topic"], &letter["body"]), (&"orders".into(), &"poison".into()));
+    assert_eq!((&letter["keys"], &letter["deliveries"]), (&"k1".into(), &1.into()));
+    assert_eq!(json(&["dlq", "replay", "billing"])[0]["replayed"], 1);
+    assert_eq!(json(&["dlq", "replay", "billing"])[0]["skipped"], 1);
+    assert_eq!(next(&server, false), "poison");
+}
+
+#[test]
 fn mistakes_are_told_and_the_exit_status_says_whose_they_are() {
     for (args, status, says) in [
         (&["serve", "--listen", "nowhere"][..], 2, "--listen"),

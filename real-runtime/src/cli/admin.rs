@@ -12,10 +12,11 @@ use bytes::Bytes;
 use clap::Args;
 use stormglass_core::wire::{
     Encoding, Fields, Frame,
-    body::{ClusterInfo, ConsumerIds, TopicList, TopicRoute, perm},
+    body::{ClusterInfo, ConsumerIds, SubscriptionGroup, TopicList, TopicRoute, perm},
     code,
     header::{
-        CreateTopicHeader, GroupHeader, OffsetReply, QueryOffsetHeader, QueueHeader, TopicHeader,
+        CreateTopicHeader, GroupConfigHeader, GroupHeader, OffsetReply, QueryOffsetHeader,
+        QueueHeader, TopicHeader,
     },
     request,
 };
@@ -104,14 +105,7 @@ impl Admin {
     /// Creates the topic on every broker, or changes its number of queues, and
     /// waits until the name server knows it.
     pub async fn create_topic(&mut self, topic: &str, queues: u32) -> io::Result<()> {
-        let answer = self.ask_name_server(request::GET_BROKER_CLUSTER_INFO, Fields::default());
-        let cluster = parsed(ClusterInfo::parse(&succeeded(answer.await?)?.body))?;
-        let brokers = cluster.brokers.iter().map(|(name, broker)| (name, &broker.addrs));
-        let masters = masters(brokers)?;
-        if masters.is_empty() {
-            let why = format!("no broker has registered with {}", self.name_server);
-            return Err(io::Error::other(why));
-        }
+        let masters = self.brokers().await?;
         let header = CreateTopicHeader {
             topic,
             read_queues: queues,
@@ -131,6 +125,19 @@ impl Admin {
             succeeded(self.ask(*addr, request::UPDATE_AND_CREATE_TOPIC, fields.clone()).await?)?;
         }
         self.wait_for(topic, masters.len()).await
+    }
+
+    /// All brokers by name; there is at least one.
+    pub async fn brokers(&mut self) -> io::Result<BTreeMap<String, SocketAddr>> {
+        let answer = self.ask_name_server(request::GET_BROKER_CLUSTER_INFO, Fields::default());
+        let cluster = parsed(ClusterInfo::parse(&succeeded(answer.await?)?.body))?;
+        let brokers = cluster.brokers.iter().map(|(name, broker)| (name, &broker.addrs));
+        let masters = masters(brokers)?;
+        if masters.is_empty() {
+            let why = format!("no broker has registered with {}", self.name_server);
+            return Err(io::Error::other(why));
+        }
+        Ok(masters)
     }
 
     /// A broker registers a new topic a moment after it has it.
@@ -205,12 +212,47 @@ impl Admin {
         }
     }
 
-    async fn ask(&mut self, addr: SocketAddr, code: i32, fields: Fields) -> io::Result<Frame> {
+    /// How a group retries; none if the broker does not know it.
+    pub async fn group(
+        &mut self,
+        addr: SocketAddr,
+        group: &str,
+    ) -> io::Result<Option<SubscriptionGroup>> {
+        let fields = GroupConfigHeader { group }.fields();
+        let answer = self.ask(addr, request::GET_SUBSCRIPTIONGROUP_CONFIG, fields).await?;
+        if answer.code == code::SUBSCRIPTION_GROUP_NOT_EXIST {
+            return Ok(None);
+        }
+        parsed(SubscriptionGroup::parse(&succeeded(answer)?.body)).map(Some)
+    }
+
+    pub async fn set_group(
+        &mut self,
+        addr: SocketAddr,
+        group: &SubscriptionGroup,
+    ) -> io::Result<()> {
+        let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+        let answer = self.ask_with(addr, code, Fields::default(), group.to_bytes()).await?;
+        succeeded(answer).map(drop)
+    }
+
+    /// One request to one broker; the answer may be a refusal.
+    pub async fn ask(&mut self, addr: SocketAddr, code: i32, fields: Fields) -> io::Result<Frame> {
+        self.ask_with(addr, code, fields, Bytes::new()).await
+    }
+
+    async fn ask_with(
+        &mut self,
+        addr: SocketAddr,
+        code: i32,
+        fields: Fields,
+        body: Bytes,
+    ) -> io::Result<Frame> {
         let mut link = match self.links.remove(&addr) {
             Some(link) => link,
             None => in_time(self.timeout, Link::connect(addr)).await?,
         };
-        let request = Frame::request(code, 1, fields, Bytes::new()).encoding(Encoding::Binary);
+        let request = Frame::request(code, 1, fields, body).encoding(Encoding::Binary);
         let answer = in_time(self.timeout, link.ask(&request)).await?;
         // Not kept after a failure: a late answer would be taken for the next one.
         self.links.insert(addr, link);
@@ -265,6 +307,6 @@ pub fn succeeded(answer: Frame) -> io::Result<Frame> {
     }
 }
 
-fn parsed<T>(parsed: Result<T, stormglass_core::error::Rejected>) -> io::Result<T> {
+pub fn parsed<T>(parsed: Result<T, stormglass_core::error::Rejected>) -> io::Result<T> {
     parsed.map_err(|why| io::Error::other(format!("an answer that makes no sense: {why}")))
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod bench;
 mod consume;
+mod dlq;
 mod group;
 mod link;
 mod output;
@@ -30,9 +31,12 @@ enum Command {
     /// Create and look at topics.
     #[command(subcommand)]
     Topic(topic::Topic),
-    /// Look at consumer groups.
+    /// Look at consumer groups, and set how they retry.
     #[command(subcommand)]
     Group(group::Group),
+    /// Look at what groups could not process, and replay it.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
     /// Send messages.
     Produce(produce::Produce),
     /// Receive messages.
@@ -48,6 +52,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Topic(topic) => Ok(block_on(topic.run())??),
             Command::Group(group) => Ok(block_on(group.run())??),
+            Command::Dlq(dlq) => Ok(block_on(dlq.run())??),
             Command::Produce(produce) => block_on(produce.run())?,
             Command::Consume(consume) => block_on(consume.run())?,
             Command::Bench(bench) => Ok(bench.run()?),

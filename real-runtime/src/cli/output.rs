@@ -31,6 +31,10 @@ impl Table {
         self.rows.push(row);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub fn print(&self, format: Format) {
         match format {
             Format::Table => print!("{}", self.as_table()),
