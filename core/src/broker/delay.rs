@@ -93,6 +93,12 @@ pub(super) fn of_level(level: i32) -> i64 {
     LEVELS[(level.max(1) as usize).min(LEVELS.len()) - 1] * 1_000
 }
 
+/// When a delay is over that starts now. The clock shows whole milliseconds:
+/// without another one, what starts at the end of a millisecond would be early.
+pub(super) fn over(delay: i64, now_wall: i64) -> i64 {
+    if delay > 0 { now_wall + delay + 1 } else { now_wall }
+}
+
 /// Whether a property asks for a delay.
 pub(super) fn is_asked_by(key: &str) -> bool {
     ASKS.contains(&key)
@@ -109,19 +115,16 @@ pub(super) fn due(properties: Properties<'_>, now_wall: i64) -> Result<Option<i6
     };
     let level = number(property::DELAY)?.unwrap_or(0);
     if level > 0 {
-        return Ok(Some(now_wall + of_level(level.min(18) as i32)));
+        return Ok(Some(over(of_level(level.min(18) as i32), now_wall)));
     }
-    let delay = if let Some(seconds) = number(property::TIMER_DELAY_SEC)? {
-        seconds.saturating_mul(1_000)
-    } else if let Some(ms) = number(property::TIMER_DELAY_MS)? {
-        ms
-    } else if let Some(at) = number(property::TIMER_DELIVER_MS)? {
-        at.saturating_sub(now_wall)
-    } else {
-        return Ok(None);
-    };
-    check_delay(delay)?;
-    Ok((delay > 0).then_some(now_wall + delay))
+    let seconds = number(property::TIMER_DELAY_SEC)?.map(|seconds| seconds.saturating_mul(1_000));
+    if let Some(delay) = seconds.or(number(property::TIMER_DELAY_MS)?) {
+        check_delay(delay)?;
+        return Ok((delay > 0).then(|| over(delay, now_wall)));
+    }
+    let Some(at) = number(property::TIMER_DELIVER_MS)? else { return Ok(None) };
+    check_delay(at.saturating_sub(now_wall))?;
+    Ok((at > now_wall).then_some(at))
 }
 
 /// Refuses a delay, in milliseconds, that is longer than what is promised.
@@ -337,21 +340,21 @@ mod tests {
         const DAY: i64 = 86_400_000;
         let later = (NOW + 5).to_string();
         for (pairs, expected) in [
-            (&[("DELAY", "1")][..], Ok(Some(1_000))),
-            (&[("DELAY", "18")], Ok(Some(7_200_000))),
-            (&[("DELAY", "99")], Ok(Some(7_200_000))),
+            (&[("DELAY", "1")][..], Ok(Some(1_001))),
+            (&[("DELAY", "18")], Ok(Some(7_200_001))),
+            (&[("DELAY", "99")], Ok(Some(7_200_001))),
             (&[("DELAY", "0")], Ok(None)),
             (&[("DELAY", "-1")], Ok(None)),
             (&[("DELAY", "soon")], Err(code::MESSAGE_ILLEGAL)),
-            (&[("TIMER_DELAY_SEC", "7")], Ok(Some(7_000))),
-            (&[("TIMER_DELAY_MS", "7")], Ok(Some(7))),
+            (&[("TIMER_DELAY_SEC", "7")], Ok(Some(7_001))),
+            (&[("TIMER_DELAY_MS", "7")], Ok(Some(8))),
             (&[("TIMER_DELAY_MS", "7.5")], Err(code::MESSAGE_ILLEGAL)),
             (&[("TIMER_DELIVER_MS", later.as_str())], Ok(Some(5))),
             (&[("TIMER_DELIVER_MS", "12")], Ok(None)),
-            (&[("TIMER_DELAY_SEC", "259200")], Ok(Some(3 * DAY))),
+            (&[("TIMER_DELAY_SEC", "259200")], Ok(Some(3 * DAY + 1))),
             (&[("TIMER_DELAY_MS", "259200001")], Err(code::MESSAGE_ILLEGAL)),
             (&[("TIMER_DELIVER_MS", "9223372036854775807")], Err(code::MESSAGE_ILLEGAL)),
-            (&[("TIMER_DELAY_MS", "7"), ("DELAY", "2")], Ok(Some(5_000))),
+            (&[("TIMER_DELAY_MS", "7"), ("DELAY", "2")], Ok(Some(5_001))),
             (&[("TAGS", "a")], Ok(None)),
         ] {
             assert_eq!(asked(pairs), expected, "{pairs:?}");

@@ -153,8 +153,8 @@ impl<D: Disk> Broker<D> {
         delay::check_delay(delay)?;
         let settles = Settles::Delivery {
             group: group.name.clone(),
-            topic: shows.topic.clone(),
-            queue: shows.queue,
+            topic: shard.topic,
+            queue: shard.queue,
             offset,
         };
         let shows = if is_dead {
@@ -162,7 +162,7 @@ impl<D: Disk> Broker<D> {
         } else {
             self.retried(&group, &stored, shows)
         }?;
-        let deferred = Deferred { due_wall: now.wall + delay, shows, settles };
+        let deferred = Deferred { due_wall: delay::over(delay, now.wall), shows, settles };
         self.propose_for(conn, frame.reply_to(), Command::Timer(Change::Deferred(deferred)))?;
         self.counters.sent_back += 1;
         Ok(())
@@ -211,7 +211,7 @@ impl<D: Disk> Broker<D> {
     }
 
     /// How it appears among the dead letters, whose queue is seen to.
-    pub(super) fn dead_letter(
+    fn dead_letter(
         &mut self,
         group: &Name,
         stored: &Stored,
@@ -240,7 +240,7 @@ impl<D: Disk> Broker<D> {
     }
 
     /// What is the same for every way back.
-    pub(super) fn sent_again(&self, stored: &Stored, shows: &mut Appearance) {
+    fn sent_again(&self, stored: &Stored, shows: &mut Appearance) {
         let origin = offset_message_id(self.config.host, stored.origin);
         let patch = &mut shows.patch;
         for (key, value) in
@@ -347,7 +347,7 @@ impl<D: Disk> Broker<D> {
 
 /// Refuses what no record could hold: what is added to a message's properties
 /// may be too much for one that is full of them.
-pub(super) fn fitting(stored: &Stored, shows: Appearance) -> Result<Appearance, Rejected> {
+fn fitting(stored: &Stored, shows: Appearance) -> Result<Appearance, Rejected> {
     let properties = Peek(&stored.record).properties().unwrap_or(Properties(&[]));
     if shows.patch.properties(properties).len() > MAX_PROPERTIES {
         let remark = "the message has no room for the properties of a retry";

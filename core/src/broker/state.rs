@@ -12,7 +12,6 @@ use super::{
     leases::{self, Leases, SharedQueue},
     locks::{Locks, Owner},
     retry::SentBack,
-    sequences::{Sequences, SequencesSnapshot},
     timers::{self, Timer, Timers},
 };
 use crate::{
@@ -64,7 +63,6 @@ pub struct State {
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
     pub locks: Locks,
     pub leases: Leases,
-    pub sequences: Sequences,
     pub halves: Halves,
     pub timers: Timers,
     pub sent_back: SentBack,
@@ -87,7 +85,6 @@ impl State {
             offsets: BTreeMap::new(),
             locks: Locks::default(),
             leases: Leases::default(),
-            sequences: Sequences::default(),
             halves: Halves::default(),
             timers: Timers::default(),
             sent_back: SentBack::default(),
@@ -407,7 +404,6 @@ impl State {
                 .collect(),
             locks: self.locks.snapshot(),
             leases: self.leases.snapshot(),
-            sequences: self.sequences.snapshot(),
             halves: self.halves.snapshot(),
             timers: self.timers.snapshot(),
             sent_back: self.sent_back.clone(),
@@ -444,7 +440,6 @@ impl State {
         state.async_flush = snapshot.async_flush;
         state.locks = Locks::restore(snapshot.locks);
         state.leases = Leases::restore(snapshot.leases);
-        state.sequences = Sequences::restore(snapshot.sequences);
         state.expired = snapshot.expired;
         state.halves = Halves::restore(snapshot.halves)
             .ok_or_else(|| corrupt("half messages that contradict themselves".into()))?;
@@ -482,7 +477,6 @@ struct Snapshot {
     offsets: Vec<OffsetCommit>,
     locks: Vec<(Name, Shard, Owner)>,
     leases: Vec<SharedQueue>,
-    sequences: SequencesSnapshot,
     halves: HalvesSnapshot,
     timers: timers::Snapshot,
     sent_back: SentBack,
