@@ -3,13 +3,16 @@
 //! run is the testbed's business.
 
 mod error;
+mod fault;
 mod names;
 mod node;
+mod operation;
 mod scenario;
 #[cfg(test)]
 mod tests;
 mod validate;
 mod value;
+mod workload;
 
 use std::{
     fs,
@@ -23,10 +26,13 @@ use toml::{
 };
 
 pub use error::ScenarioError;
+pub use fault::*;
 pub use names::{FAULTS, MARKS, RECOVERABLE};
 pub use node::{Node, Role, tags_of};
+pub use operation::*;
 pub use scenario::*;
 pub use value::{DurationRange, SizeRange};
+pub use workload::*;
 
 /// Where the committed scenarios lie.
 pub fn committed_dir() -> PathBuf {
@@ -125,15 +131,17 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
     Ok(scenario)
 }
 
-/// Keys of a workload or a fault that do not depend on its kind.
+/// Keys of a workload, a fault or an operation that do not depend on its kind.
 const OF_ANY_WORKLOAD: [&str; 6] = ["kind", "name", "members", "start_at", "stop_at", "stagger"];
 const OF_ANY_FAULT: [&str; 4] = ["kind", "at", "every", "times"];
+const OF_ANY_OPERATION: [&str; 2] = ["kind", "at"];
 
 /// What serde cannot know: the keys that every kind takes, and all kinds.
 fn hint(key: &str, message: &str) -> String {
     let (shared, kinds) = match key.split('.').next() {
-        Some("workload") => (&OF_ANY_WORKLOAD[..], &["produce", "consume", "pull"][..]),
+        Some("workload") => (&OF_ANY_WORKLOAD[..], &names::WORKLOADS[..]),
         Some("fault") => (&OF_ANY_FAULT[..], &FAULTS[..]),
+        Some("operation") => (&OF_ANY_OPERATION[..], &names::OPERATIONS[..]),
         _ => return String::new(),
     };
     if message.starts_with("unknown field") {
@@ -149,7 +157,12 @@ fn hint(key: &str, message: &str) -> String {
 /// `{ at = "5s", kind = { kill = { node = "broker" } } }`: the form in which
 /// serde checks each kind's own keys and still knows where they stand.
 fn with_nested_kinds(mut document: Spanned<DeTable<'_>>) -> Spanned<DeTable<'_>> {
-    for (section, shared) in [("workload", &OF_ANY_WORKLOAD[..]), ("fault", &OF_ANY_FAULT[..])] {
+    let sections = [
+        ("workload", &OF_ANY_WORKLOAD[..]),
+        ("fault", &OF_ANY_FAULT[..]),
+        ("operation", &OF_ANY_OPERATION[..]),
+    ];
+    for (section, shared) in sections {
         let Some(DeValue::Array(items)) = document.get_mut().get_mut(section).map(Spanned::get_mut)
         else {
             continue;

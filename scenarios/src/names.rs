@@ -1,6 +1,6 @@
 //! Words that scenarios may use and records count.
 
-use crate::scenario::FaultKind;
+use crate::fault::FaultKind;
 
 /// Faults, as `kind`, `[chaos]`, `[expect]` and records write them.
 pub const FAULTS: [&str; 18] = [
@@ -23,6 +23,10 @@ pub const FAULTS: [&str; 18] = [
     "consumer-stall",
     "consumer-slow",
 ];
+
+/// Kinds of workloads and of operations.
+pub(crate) const WORKLOADS: [&str; 5] = ["produce", "transact", "consume", "pull", "pop"];
+pub(crate) const OPERATIONS: [&str; 3] = ["grow-topic", "reset-offset", "resume-parked"];
 
 /// Faults that a run survives whenever they strike; `[chaos]` draws from them.
 pub const RECOVERABLE: [&str; 13] = [

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::scenario::{Scenario, Workload, WorkloadKind};
+use crate::{
+    scenario::Scenario,
+    workload::{Workload, WorkloadKind},
+};
 
 /// A machine of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +72,29 @@ impl Workload {
     pub fn nodes(&self) -> String {
         let name = self.name.as_deref().unwrap_or(match &self.kind {
             WorkloadKind::Produce(produce) => &produce.topic,
+            WorkloadKind::Transact(transact) => &transact.topic,
             WorkloadKind::Consume(consume) => &consume.group,
             WorkloadKind::Pull(pull) => &pull.group,
+            WorkloadKind::Pop(pop) => &pop.group,
         });
         format!("{}-{name}", self.role())
+    }
+
+    /// The consumer group of its members, if they consume.
+    pub fn consumer_group(&self) -> Option<&str> {
+        match &self.kind {
+            WorkloadKind::Produce(_) | WorkloadKind::Transact(_) => None,
+            WorkloadKind::Consume(consume) => Some(&consume.group),
+            WorkloadKind::Pull(pull) => Some(&pull.group),
+            WorkloadKind::Pop(pop) => Some(&pop.group),
+        }
     }
 
     /// `producer` or `consumer`.
     pub fn role(&self) -> &'static str {
         match self.kind {
-            WorkloadKind::Produce(_) => "producer",
-            WorkloadKind::Consume(_) | WorkloadKind::Pull(_) => "consumer",
+            WorkloadKind::Produce(_) | WorkloadKind::Transact(_) => "producer",
+            WorkloadKind::Consume(_) | WorkloadKind::Pull(_) | WorkloadKind::Pop(_) => "consumer",
         }
     }
 }

@@ -4,9 +4,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::value::{
-    DurationRange, SizeRange, duration, optional_duration, optional_size, probability,
-    signed_millis, size,
+use crate::{
+    fault::FaultSpec,
+    operation::Operation,
+    value::{
+        DurationRange, duration, durations, four, optional_duration, optional_size, signed_millis,
+        size,
+    },
+    workload::Workload,
 };
 
 /// One storm: a cluster, who uses it, what strikes it, and what must have
@@ -39,6 +44,8 @@ pub struct Scenario {
     pub clock: Vec<Clock>,
     #[serde(default, rename = "workload")]
     pub workloads: Vec<Workload>,
+    #[serde(default, rename = "operation")]
+    pub operations: Vec<Operation>,
     #[serde(default, rename = "fault")]
     pub faults: Vec<FaultSpec>,
     pub chaos: Option<Chaos>,
@@ -76,6 +83,12 @@ pub struct Cluster {
     #[serde(deserialize_with = "optional_duration")]
     pub retain_for: Option<Duration>,
     pub topics: Vec<Topic>,
+    /// Consumer groups that are to be configured; others have the defaults.
+    pub groups: Vec<Group>,
+    pub checks: Checks,
+    /// How long a lock of an orderly group's shard lasts if nobody renews it.
+    #[serde(deserialize_with = "duration")]
+    pub lock_lease: Duration,
 }
 
 impl Default for Cluster {
@@ -89,6 +102,9 @@ impl Default for Cluster {
             retain_bytes: None,
             retain_for: None,
             topics: Vec::new(),
+            groups: Vec::new(),
+            checks: Checks::default(),
+            lock_lease: Duration::from_secs(60),
         }
     }
 }
@@ -111,12 +127,42 @@ pub struct Topic {
     pub queues: u32,
 }
 
-fn four() -> u32 {
-    4
+/// What a consumer group is told about messages that are sent back.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    pub name: String,
+    /// Deliveries of one message before it becomes a dead letter.
+    #[serde(default = "seventeen")]
+    pub max_attempts: u32,
+    /// How long it waits for its second, third, ... attempt; the last one stays.
+    /// Absent: RocketMQ's delay levels, from ten seconds on.
+    #[serde(default, deserialize_with = "durations")]
+    pub back_off: Vec<Duration>,
 }
 
-fn one() -> u32 {
-    1
+fn seventeen() -> u32 {
+    17
+}
+
+/// When brokers ask how a transaction ended.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checks {
+    /// Age of a half at its first check.
+    #[serde(deserialize_with = "duration")]
+    pub after: Duration,
+    /// From one check to the next, before back-off.
+    #[serde(deserialize_with = "duration")]
+    pub every: Duration,
+    /// Checks that reached a producer, after which a half is parked.
+    pub at_most: u32,
+}
+
+impl Default for Checks {
+    fn default() -> Checks {
+        Checks { after: Duration::from_secs(6), every: Duration::from_secs(30), at_most: 15 }
+    }
 }
 
 /// How every broker's disk behaves all the time; its failures are faults.
@@ -169,315 +215,6 @@ pub struct Clock {
     /// How fast both its clocks run, in parts per million; negative if slow.
     #[serde(default)]
     pub drift_ppm: i64,
-}
-
-/// Clients of one kind that do the same thing, each on its own node.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Workload {
-    /// Distinguishes its nodes from others; by default the topic it produces
-    /// to, or the group it consumes in.
-    pub name: Option<String>,
-    #[serde(default = "one")]
-    pub members: u32,
-    /// When the first member starts; `stop_at` is when all stop in good order.
-    #[serde(default, deserialize_with = "duration")]
-    pub start_at: Duration,
-    /// Producers stop when the chaos ends, consumers when the run does, unless
-    /// this says earlier.
-    #[serde(default, deserialize_with = "optional_duration")]
-    pub stop_at: Option<Duration>,
-    /// The time from the start of one member to the start of the next.
-    #[serde(default, deserialize_with = "duration")]
-    pub stagger: Duration,
-    pub kind: WorkloadKind,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WorkloadKind {
-    Produce(Produce),
-    Consume(Consume),
-    Pull(Pull),
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Produce {
-    pub topic: String,
-    /// Messages per second and member; the gaps vary by half around the mean.
-    #[serde(default = "ten")]
-    pub rate: f64,
-    /// Messages per send; above 1 they travel as one atomic batch.
-    #[serde(default = "one")]
-    pub batch: u32,
-    /// Keys per member, used in turn; one key stays on one shard. 0: no keys.
-    #[serde(default)]
-    pub keys: u32,
-    /// Each message carries one of these, drawn evenly.
-    #[serde(default)]
-    pub tags: Vec<String>,
-    /// Bytes of a body.
-    #[serde(default = "small_bodies")]
-    pub size: SizeRange,
-    /// The share of sends that wait for no answer.
-    #[serde(default, deserialize_with = "probability")]
-    pub one_way: f64,
-    /// Sends that a member keeps under way at a time; 1 keeps its order.
-    #[serde(default = "one")]
-    pub in_flight: u32,
-}
-
-fn ten() -> f64 {
-    10.0
-}
-
-fn small_bodies() -> SizeRange {
-    SizeRange { min: 32, max: 512 }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Consume {
-    pub group: String,
-    pub topics: Vec<String>,
-    /// A tag expression, as in `"red || blue"`; `"*"` takes all.
-    #[serde(default = "everything")]
-    pub filter: String,
-    #[serde(default)]
-    pub model: Model,
-    /// One message of a shard at a time, in log order.
-    #[serde(default)]
-    pub orderly: bool,
-    /// Where a new group starts on a queue older than itself.
-    #[serde(default)]
-    pub from: From,
-    /// Messages that a member works on at a time.
-    #[serde(default = "four")]
-    pub concurrency: u32,
-    /// How long the work on one message takes.
-    #[serde(default = "quick_work")]
-    pub work: DurationRange,
-    /// The share of deliveries handed back for another attempt.
-    #[serde(default, deserialize_with = "probability")]
-    pub nack: f64,
-    /// The share of deliveries that a member forgets: neither ack nor nack.
-    #[serde(default, deserialize_with = "probability")]
-    pub never_ack: f64,
-}
-
-fn everything() -> String {
-    "*".to_owned()
-}
-
-fn quick_work() -> DurationRange {
-    DurationRange::millis(1, 5)
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Model {
-    /// Members share the messages.
-    #[default]
-    Clustering,
-    /// Every member gets every message.
-    Broadcasting,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum From {
-    #[default]
-    First,
-    Last,
-}
-
-/// A client that asks for messages itself and commits its own offsets.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pull {
-    pub group: String,
-    pub topic: String,
-    #[serde(default = "everything")]
-    pub filter: String,
-    /// The pause between rounds over all queues.
-    #[serde(default = "poll_pause")]
-    pub every: DurationRange,
-    /// Messages per pull, at most.
-    #[serde(default = "thirty_two")]
-    pub batch: u32,
-}
-
-fn poll_pause() -> DurationRange {
-    DurationRange::millis(50, 150)
-}
-
-fn thirty_two() -> u32 {
-    32
-}
-
-/// A fault and when it strikes.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FaultSpec {
-    /// Since the start of the run; a range is drawn from the seed.
-    pub at: DurationRange,
-    /// Strikes again this long after it last struck.
-    pub every: Option<DurationRange>,
-    /// How often in all; without it, `every` goes on until `run_for`.
-    pub times: Option<u32>,
-    pub kind: FaultKind,
-}
-
-/// What strikes. A lasting fault without `for` or `restart_after` lasts until
-/// all is healed at `run_for`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultKind {
-    Kill(Stop),
-    PowerLoss(Stop),
-    /// Starts a node that an earlier fault without `restart_after` stopped.
-    Restart(OneNode),
-    Pause(Lasting),
-    Partition(Partition),
-    Latency(ExtraLatency),
-    DropConnections(Between),
-    ClockJump(ClockJump),
-    ClockDrift(ClockDrift),
-    DiskFull(Lasting),
-    DiskSlow(DiskSlow),
-    DiskReadError(Counted),
-    DiskWriteError(StoreFailure),
-    DiskSyncError(StoreFailure),
-    BitRot(BitRot),
-    MisdirectedRead(Counted),
-    ConsumerStall(Lasting),
-    ConsumerSlow(ConsumerSlow),
-}
-
-/// `node` everywhere: a node's id, `leader`, `broker`, or `any-` and a set:
-/// `any-consumer`, `any-producer`, `any-client`, `any-consumer-billing`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stop {
-    pub node: String,
-    pub restart_after: Option<DurationRange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OneNode {
-    pub node: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lasting {
-    pub node: String,
-    #[serde(rename = "for")]
-    pub lasts: Option<DurationRange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Partition {
-    /// Nodes or whole sets: `brokers`, `names`, `producers`, `consumers`,
-    /// `clients`, or a workload's nodes, as in `consumer-billing`.
-    pub a: Vec<String>,
-    pub b: Vec<String>,
-    /// Only what `a` sends to `b` is lost.
-    #[serde(default)]
-    pub one_way: bool,
-    #[serde(rename = "for")]
-    pub lasts: Option<DurationRange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExtraLatency {
-    pub a: Vec<String>,
-    pub b: Vec<String>,
-    pub extra: DurationRange,
-    #[serde(rename = "for")]
-    pub lasts: Option<DurationRange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Between {
-    pub a: Vec<String>,
-    pub b: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClockJump {
-    pub node: String,
-    #[serde(rename = "by", deserialize_with = "signed_millis")]
-    pub by_ms: i64,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClockDrift {
-    pub node: String,
-    pub ppm: i64,
-    #[serde(rename = "for")]
-    pub lasts: Option<DurationRange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskSlow {
-    pub node: String,
-    /// Added to each sync.
-    pub extra: DurationRange,
-    #[serde(rename = "for")]
-    pub lasts: Option<DurationRange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Counted {
-    pub node: String,
-    #[serde(default = "one")]
-    pub count: u32,
-}
-
-/// A failed write or sync stops the store for good (L2), so somebody has to
-/// turn the machine off and on again.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoreFailure {
-    pub node: String,
-    #[serde(default = "one")]
-    pub count: u32,
-    #[serde(default = "soon")]
-    pub reboot_after: DurationRange,
-}
-
-fn soon() -> DurationRange {
-    DurationRange::millis(1_000, 3_000)
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BitRot {
-    pub node: String,
-    #[serde(default = "one")]
-    pub flips: u32,
-    #[serde(default, deserialize_with = "duration")]
-    pub older_than: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConsumerSlow {
-    pub node: String,
-    /// What the work on each message takes while it is slow, drawn once.
-    pub work: DurationRange,
-    #[serde(rename = "for")]
-    pub lasts: Option<DurationRange>,
 }
 
 /// Random faults drawn from the seed.

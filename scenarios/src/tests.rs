@@ -72,17 +72,21 @@ fn what_is_written_wrong_is_named() {
         ("restart_after", "restart_afer"),
         ("kind = 'kill'\n", ""),
         ("members = 2", "nack = 1.5"),
+        ("kind = 'consume'", "kind = 'pop'"),
+        ("[[fault]]", "[[operation]]\nkind = 'grow'\nat = '1s'\n\n[[fault]]"),
     ];
     assert_snapshot!(refusals(&mistakes), @r#"
     delivery/good.toml:4: missing comma between array elements, expected `,`
-    delivery/good.toml:3: sedes: unknown field `sedes`, expected one of `name`, `story`, `area`, `seeds`, `run_for`, `settle`, `cluster`, `disk`, `network`, `clock`, `workload`, `fault`, `chaos`, `expect`
+    delivery/good.toml:3: sedes: unknown field `sedes`, expected one of `name`, `story`, `area`, `seeds`, `run_for`, `settle`, `cluster`, `disk`, `network`, `clock`, `workload`, `operation`, `fault`, `chaos`, `expect`
     delivery/good.toml:8: cluster.flush: unknown variant `maybe`, expected `sync` or `async`
     delivery/good.toml:4: run_for: `30 parsecs` is not a duration, allowed: a number and one of us, ms, s, m, h, as in "10s"
     delivery/good.toml:21: fault.at: `10s..5s` runs backwards, allowed: two durations in ascending order
-    delivery/good.toml:11: workload.kind: unknown variant `publish`, expected one of `produce`, `consume`, `pull`
+    delivery/good.toml:11: workload.kind: unknown variant `publish`, expected one of `produce`, `transact`, `consume`, `pull`, `pop`
     delivery/good.toml:24: fault.restart_afer: unknown field `restart_afer`, expected `node` or `restart_after`, or as everywhere kind, at, every, times
     delivery/good.toml:20: fault: missing field `kind`, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, misdirected-read, consumer-stall, consumer-slow
     delivery/good.toml:18: workload.nack: 1.5 is not a probability, allowed: 0.0 to 1.0
+    delivery/good.toml:17: workload.topics: unknown field `topics`, expected one of `group`, `topic`, `filter`, `invisible`, `batch`, `wait`, `work`, `extend`, `nack`, `again`, `poison`, `never_ack`, or as everywhere kind, name, members, start_at, stop_at, stagger
+    delivery/good.toml:21: operation.kind: unknown variant `grow`, expected one of `grow-topic`, `reset-offset`, `resume-parked`
     "#);
 }
 
@@ -100,6 +104,20 @@ fn what_cannot_happen_is_refused() {
         ("members = 2", "nack = 0.6\nnever_ack = 0.6"),
         ("'produce'\ntopic = 'orders'", "'consume'\ntopics = ['orders']\ngroup = 'billing'"),
         (KILL, "kind = 'pause'\nnode = 'broker'\ntimes = 2"),
+        ("'produce'", "'transact'\nlose_end = 0.6\ncontrary = 0.6"),
+        ("'produce'", "'transact'\nimmunity = '1500ms'"),
+        ("'produce'", "'produce'\ndelay = '1s'\nbatch = 2"),
+        ("'produce'", "'produce'\ndelay_levels = [1, 19]"),
+        ("'produce'", "'produce'\nrecall = 0.1"),
+        ("[cluster]", "[cluster]\nchecks = { every = '1ms' }"),
+        (
+            "[[fault]]",
+            "[[operation]]\nkind = 'grow-topic'\nat = '1s'\ntopic = 'orders'\nqueues = 4\n[[fault]]",
+        ),
+        (
+            "[[fault]]",
+            "[[operation]]\nkind = 'reset-offset'\nat = '1s'\ntopic = 'orders'\ngroup = 'audit'\nback = '5s'\n[[fault]]",
+        ),
         ("restart_after", "[expect.at_least]\nkills = 1\n#"),
         ("restart_after", "[expect.at_least]\npower-loss = 1\n#"),
     ];
@@ -112,9 +130,17 @@ fn what_cannot_happen_is_refused() {
     delivery/good.toml:23: fault.node: nothing stops `broker` before 5s..10s, allowed: a node that an earlier kill or power-loss without restart_after stopped
     delivery/good.toml:23: fault.node: `any-consumer` is not a node that this can strike, allowed: broker-1, any-broker
     delivery/good.toml:24: fault.b: ["broker-1"] may be on both sides, allowed: each node on one side
-    delivery/good.toml:19: workload.never_ack: nack 0.6 and never_ack 0.6 share the deliveries, allowed: a sum up to 1.0
+    delivery/good.toml:19: workload.never_ack: nack 0.6, retry 0 and never_ack 0.6 share the deliveries, allowed: a sum up to 1.0
     delivery/good.toml:15: workload: `consumer-billing` is there twice, allowed: once; give one of them a `name`
     delivery/good.toml:24: fault.times: needs `every`: how long from one to the next
+    delivery/good.toml:13: workload.contrary: lose_end, end_twice and contrary share the decisions, allowed: a sum up to 1.0
+    delivery/good.toml:12: workload.immunity: found 1.5s, allowed: whole seconds
+    delivery/good.toml:13: workload.batch: is delayed, allowed: single messages when delayed
+    delivery/good.toml:12: workload.delay_levels: found 19, allowed: 1 to 18
+    delivery/good.toml:12: workload.recall: has nothing to take back, allowed: with delay or delay_levels
+    delivery/good.toml:8: cluster.checks.every: found 1ms, allowed: 100ms to 3600s
+    delivery/good.toml:24: operation.queues: found 4, allowed: 5 to 256
+    delivery/good.toml:24: operation.group: `audit` is no group here, allowed: billing
     delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, misdirected-read, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, idempotent-retry, delayed, recall, half, commit, rollback, end-unknown, end-lost, end-twice, end-contrary, end-conflict, check-back, check-elsewhere, delivery, redelivery, ack, nack, retry, send-back, send-back-failed, dead-letter, rebalance, lock, lock-lost, pop, lease-expiry, lease-change, late-ack, offset-reset, queue-growth, parked, resumed, lock-hand-over, group-loss, subscription-conflict, expiry, broker-start, recovery, refused-start, store-stopped, sync-failed, no-room, torn-page, tail-cut, segment-roll, segment-recycle, licensed-loss
     delivery/good.toml:25: expect.at_least.power-loss: can never happen: no fault is of this kind, allowed: kill, restart
     "#);

@@ -4,10 +4,14 @@
 use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use crate::{
-    names::{FAULTS, MARKS, RECOVERABLE, STORIES},
-    node::tags_of,
+    names::{FAULTS, MARKS, STORIES},
+    operation::{Operation, OperationKind},
     scenario::*,
+    workload::Workload,
 };
+
+mod fault;
+mod workload;
 
 pub(crate) struct Problem {
     /// The path of the key, with the index of each list: `fault.1.at`.
@@ -21,21 +25,19 @@ pub(crate) fn check(scenario: &Scenario) -> Checked {
     check_head(scenario)?;
     check_cluster(&scenario.cluster)?;
     for (index, workload) in scenario.workloads.iter().enumerate() {
-        check_workload(scenario, &format!("workload.{index}"), workload)?;
+        workload::check(scenario, &format!("workload.{index}"), workload)?;
     }
     unique("workload", scenario.workloads.iter().map(Workload::nodes))?;
     for (index, clock) in scenario.clock.iter().enumerate() {
-        one_node(
-            scenario,
-            &format!("clock.{index}.node"),
-            &clock.node,
-            &["names", "brokers", "clients"],
-        )?;
+        fault::one_node(scenario, &format!("clock.{index}.node"), &clock.node, fault::ANYONE)?;
+    }
+    for index in 0..scenario.operations.len() {
+        check_operation(scenario, index)?;
     }
     for index in 0..scenario.faults.len() {
-        check_fault(scenario, index)?;
+        fault::check(scenario, index)?;
     }
-    check_chaos(scenario)?;
+    fault::check_chaos(scenario)?;
     check_expect(scenario)
 }
 
@@ -54,8 +56,8 @@ fn check_head(scenario: &Scenario) -> Checked {
         "is empty, allowed: at least one seed to pin".to_owned()
     })?;
     unique("seeds", scenario.seeds.iter().map(u64::to_string))?;
-    time_within("run_for", scenario.run_for, Duration::from_secs(1)..=Duration::from_secs(3600))?;
-    time_within("settle", scenario.settle, Duration::from_secs(1)..=Duration::from_secs(3600))
+    time_within("run_for", scenario.run_for, Duration::from_secs(1)..=HOUR)?;
+    time_within("settle", scenario.settle, Duration::from_secs(1)..=HOUR)
 }
 
 fn check_cluster(cluster: &Cluster) -> Checked {
@@ -75,207 +77,55 @@ fn check_cluster(cluster: &Cluster) -> Checked {
         identifier(&format!("cluster.topics.{index}.name"), &topic.name)?;
         within(&format!("cluster.topics.{index}.queues"), topic.queues, 1..=256)?;
     }
-    Ok(())
+    unique("cluster.groups", cluster.groups.iter().map(|group| group.name.clone()))?;
+    for (index, group) in cluster.groups.iter().enumerate() {
+        let key = |name: &str| format!("cluster.groups.{index}.{name}");
+        identifier(&key("name"), &group.name)?;
+        within(&key("max_attempts"), group.max_attempts, 1..=1000)?;
+        within(&key("back_off"), group.back_off.len(), 0..=64)?;
+    }
+    let Checks { after, every, at_most } = cluster.checks;
+    time_within("cluster.checks.after", after, 100 * MS..=HOUR)?;
+    time_within("cluster.checks.every", every, 100 * MS..=HOUR)?;
+    within("cluster.checks.at_most", at_most, 1..=1000)?;
+    time_within("cluster.lock_lease", cluster.lock_lease, Duration::from_secs(1)..=HOUR)
+}
+
+fn check_operation(scenario: &Scenario, index: usize) -> Checked {
+    let Operation { at, kind } = &scenario.operations[index];
+    let key = |name: &str| format!("operation.{index}.{name}");
+    before_end(scenario, &key("at"), at.max)?;
+    match kind {
+        OperationKind::GrowTopic(grow) => {
+            let topic = known_topic(scenario, &key("topic"), &grow.topic)?;
+            within(&key("queues"), grow.queues, topic.queues + 1..=256)
+        }
+        OperationKind::ResetOffset(reset) => {
+            known_topic(scenario, &key("topic"), &reset.topic)?;
+            let groups: BTreeSet<&str> =
+                scenario.workloads.iter().filter_map(Workload::consumer_group).collect();
+            ensure(groups.contains(&*reset.group), &key("group"), || {
+                let groups: Vec<&str> = groups.iter().copied().collect();
+                format!("`{}` is no group here, allowed: {}", reset.group, groups.join(", "))
+            })
+        }
+        OperationKind::ResumeParked(_) => Ok(()),
+    }
+}
+
+fn known_topic<'a>(scenario: &'a Scenario, key: &str, name: &str) -> Result<&'a Topic, Problem> {
+    let topics = &scenario.cluster.topics;
+    topics.iter().find(|topic| topic.name == name).ok_or_else(|| {
+        let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+        Problem {
+            key: key.to_owned(),
+            what: format!("`{name}` is no topic here, allowed: {}", names.join(", ")),
+        }
+    })
 }
 
 const MS: Duration = Duration::from_millis(1);
-
-fn check_workload(scenario: &Scenario, at: &str, workload: &Workload) -> Checked {
-    let key = |name: &str| format!("{at}.{name}");
-    if let Some(name) = &workload.name {
-        identifier(&key("name"), name)?;
-    }
-    within(&key("members"), workload.members, 1..=64)?;
-    let last_start = workload.start_at + workload.stagger * workload.members.saturating_sub(1);
-    let earlier = if workload.start_at < scenario.run_for { "stagger" } else { "start_at" };
-    before_end(scenario, &key(earlier), last_start)?;
-    if let Some(stop_at) = workload.stop_at {
-        ensure(last_start < stop_at && stop_at <= scenario.run_for, &key("stop_at"), || {
-            format!(
-                "found {stop_at:?}, allowed: after the last member starts ({last_start:?}) and up to run_for ({:?})",
-                scenario.run_for
-            )
-        })?;
-    }
-    match &workload.kind {
-        WorkloadKind::Produce(produce) => check_produce(scenario, at, produce),
-        WorkloadKind::Consume(consume) => {
-            identifier(&key("group"), &consume.group)?;
-            for topic in &consume.topics {
-                known_topic(scenario, &key("topics"), topic)?;
-            }
-            within(&key("topics"), consume.topics.len(), 1..=16)?;
-            known_filter(&key("filter"), &consume.filter)?;
-            within(&key("concurrency"), consume.concurrency, 1..=256)?;
-            ensure(consume.nack + consume.never_ack <= 1.0, &key("never_ack"), || {
-                format!(
-                    "nack {} and never_ack {} share the deliveries, allowed: a sum up to 1.0",
-                    consume.nack, consume.never_ack
-                )
-            })
-        }
-        WorkloadKind::Pull(pull) => {
-            identifier(&key("group"), &pull.group)?;
-            known_topic(scenario, &key("topic"), &pull.topic)?;
-            known_filter(&key("filter"), &pull.filter)?;
-            within(&key("batch"), pull.batch, 1..=1000)?;
-            time_within(&key("every"), pull.every.min, MS..=Duration::from_secs(60))
-        }
-    }
-}
-
-fn check_produce(scenario: &Scenario, at: &str, produce: &Produce) -> Checked {
-    let key = |name: &str| format!("{at}.{name}");
-    known_topic(scenario, &key("topic"), &produce.topic)?;
-    ensure(produce.rate > 0.0 && produce.rate <= 10_000.0, &key("rate"), || {
-        format!("found {}, allowed: more than 0 and up to 10000 a second", produce.rate)
-    })?;
-    within(&key("batch"), produce.batch, 1..=1000)?;
-    within(&key("in_flight"), produce.in_flight, 1..=1000)?;
-    for tag in &produce.tags {
-        let plain = !tag.is_empty() && !tag.contains(|c: char| c.is_whitespace() || c == '|');
-        ensure(plain, &key("tags"), || {
-            format!("found `{tag}`, allowed: words without spaces and |")
-        })?;
-    }
-    // A batch is one atomic run of records, so it must fit into one segment (D6).
-    let largest = produce.size.max * u64::from(produce.batch);
-    let room = scenario.cluster.segment_bytes / 2;
-    ensure(largest <= room, &key("size"), || {
-        format!(
-            "a send of up to {largest} bytes does not fit, allowed: half a segment ({room} bytes)"
-        )
-    })
-}
-
-fn check_fault(scenario: &Scenario, index: usize) -> Checked {
-    let fault = &scenario.faults[index];
-    let key = |name: &str| format!("fault.{index}.{name}");
-    before_end(scenario, &key("at"), fault.at.max)?;
-    match (fault.every, fault.times) {
-        (None, Some(_)) => {
-            return problem(&key("times"), "needs `every`: how long from one to the next");
-        }
-        (Some(every), _) => time_within(&key("every"), every.min, MS..=Duration::from_secs(3600))?,
-        (None, None) => {}
-    }
-    if let Some(times) = fault.times {
-        within(&key("times"), times, 1..=1000)?;
-    }
-    let node = |node: &str, sets: &[&str]| one_node(scenario, &key("node"), node, sets);
-    match &fault.kind {
-        FaultKind::Kill(stop) | FaultKind::PowerLoss(stop) => node(&stop.node, ANYONE),
-        FaultKind::Restart(OneNode { node: restarted }) => {
-            node(restarted, ANYONE)?;
-            let stopped = scenario.faults.iter().any(|other| match &other.kind {
-                FaultKind::Kill(stop) | FaultKind::PowerLoss(stop) => {
-                    stop.node == *restarted
-                        && stop.restart_after.is_none()
-                        && other.at.max <= fault.at.min
-                }
-                _ => false,
-            });
-            ensure(stopped, &key("node"), || {
-                format!(
-                    "nothing stops `{restarted}` before {}, allowed: a node that an earlier kill or power-loss without restart_after stopped",
-                    fault.at
-                )
-            })
-        }
-        FaultKind::Pause(pause) => node(&pause.node, ANYONE),
-        FaultKind::Partition(partition) => sides(scenario, index, &partition.a, &partition.b),
-        FaultKind::Latency(latency) => sides(scenario, index, &latency.a, &latency.b),
-        FaultKind::DropConnections(between) => sides(scenario, index, &between.a, &between.b),
-        FaultKind::ClockJump(jump) => node(&jump.node, ANYONE),
-        FaultKind::ClockDrift(drift) => node(&drift.node, ANYONE),
-        FaultKind::DiskFull(full) => node(&full.node, WITH_DISK),
-        FaultKind::DiskSlow(slow) => node(&slow.node, WITH_DISK),
-        FaultKind::DiskReadError(error) | FaultKind::MisdirectedRead(error) => {
-            within(&key("count"), error.count, 1..=1000)?;
-            node(&error.node, WITH_DISK)
-        }
-        FaultKind::DiskWriteError(error) | FaultKind::DiskSyncError(error) => {
-            within(&key("count"), error.count, 1..=1000)?;
-            node(&error.node, WITH_DISK)
-        }
-        FaultKind::BitRot(rot) => {
-            within(&key("flips"), rot.flips, 1..=1000)?;
-            node(&rot.node, WITH_DISK)
-        }
-        FaultKind::ConsumerStall(stall) => node(&stall.node, CONSUMERS),
-        FaultKind::ConsumerSlow(slow) => node(&slow.node, CONSUMERS),
-    }
-}
-
-const ANYONE: &[&str] = &["names", "brokers", "clients"];
-const WITH_DISK: &[&str] = &["brokers"];
-const CONSUMERS: &[&str] = &["consumers"];
-
-/// One node, out of these sets.
-fn one_node(scenario: &Scenario, key: &str, word: &str, sets: &[&str]) -> Checked {
-    let eligible: BTreeSet<String> =
-        sets.iter().flat_map(|set| scenario.nodes_named(set)).collect();
-    let named = scenario.nodes_named(word);
-    let single =
-        named.len() == 1 || word.starts_with("any-") || word == "broker" || word == "leader";
-    ensure(!named.is_empty() && single && named.iter().all(|id| eligible.contains(id)), key, || {
-        let found = match named.len() {
-            0 => format!("`{word}` is no node here"),
-            _ if !single => format!("`{word}` is more than one node"),
-            _ => format!("`{word}` is not a node that this can strike"),
-        };
-        format!("{found}, allowed: {}", allowed_nodes(&eligible, sets))
-    })
-}
-
-fn allowed_nodes(eligible: &BTreeSet<String>, sets: &[&str]) -> String {
-    let any = sets.iter().map(|set| format!("any-{}", set.trim_end_matches('s')));
-    eligible.iter().cloned().chain(any).collect::<Vec<_>>().join(", ")
-}
-
-/// Two sides of the network with no node on both.
-fn sides(scenario: &Scenario, index: usize, a: &[String], b: &[String]) -> Checked {
-    let side = |key: &str, words: &[String]| -> Result<BTreeSet<String>, Problem> {
-        let key = format!("fault.{index}.{key}");
-        ensure(!words.is_empty(), &key, || "is empty, allowed: nodes and sets".to_owned())?;
-        let mut ids = BTreeSet::new();
-        for word in words {
-            let named = scenario.nodes_named(word);
-            ensure(!named.is_empty(), &key, || {
-                let all: Vec<String> = scenario.nodes().into_iter().map(|node| node.id).collect();
-                format!(
-                    "`{word}` is no node or set here, allowed: brokers, names, producers, consumers, clients, any- and one of them, {}",
-                    all.join(", ")
-                )
-            })?;
-            ids.extend(named);
-        }
-        Ok(ids)
-    };
-    let (a, b) = (side("a", a)?, side("b", b)?);
-    ensure(a.is_disjoint(&b), &format!("fault.{index}.b"), || {
-        let both: Vec<&String> = a.intersection(&b).collect();
-        format!("{both:?} may be on both sides, allowed: each node on one side")
-    })
-}
-
-fn check_chaos(scenario: &Scenario) -> Checked {
-    let Some(chaos) = &scenario.chaos else { return Ok(()) };
-    within("chaos.kinds", chaos.kinds.len(), 1..=100)?;
-    for kind in &chaos.kinds {
-        ensure(RECOVERABLE.contains(&kind.as_str()), "chaos.kinds", || {
-            format!("found `{kind}`, allowed: {}", RECOVERABLE.join(", "))
-        })?;
-        let strikes_someone =
-            !kind.starts_with("consumer-") || !scenario.nodes_named("consumers").is_empty();
-        ensure(strikes_someone, "chaos.kinds", || {
-            format!("`{kind}` has nobody to strike, allowed: with a consume workload")
-        })?;
-    }
-    time_within("chaos.every", chaos.every.min, MS..=Duration::from_secs(3600))?;
-    within("chaos.budget", chaos.budget, 1..=10_000)?;
-    before_end(scenario, "chaos.start_at", chaos.start_at)
-}
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn check_expect(scenario: &Scenario) -> Checked {
     ensure(scenario.expect.isolation_factor >= 1.0, "expect.isolation_factor", || {
@@ -312,21 +162,6 @@ fn check_expect(scenario: &Scenario) -> Checked {
         })?;
     }
     Ok(())
-}
-
-fn known_topic(scenario: &Scenario, key: &str, topic: &str) -> Checked {
-    let topics = &scenario.cluster.topics;
-    ensure(topics.iter().any(|known| known.name == topic), key, || {
-        let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
-        format!("`{topic}` is no topic here, allowed: {}", names.join(", "))
-    })
-}
-
-fn known_filter(key: &str, filter: &str) -> Checked {
-    let plain = |tag: &&str| !tag.is_empty() && !tag.contains(char::is_whitespace);
-    ensure(tags_of(filter).iter().all(plain), key, || {
-        format!("found `{filter}`, allowed: *, or tags joined by ||, as in \"red || blue\"")
-    })
 }
 
 fn identifier(key: &str, name: &str) -> Checked {

@@ -15,6 +15,11 @@ pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
     duration(from).map(Some)
 }
 
+pub(crate) fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| parse_duration(text).map_err(D::Error::custom)).collect()
+}
+
 /// A length of time with a sign, in milliseconds: `"-3s"`, `"+250ms"`.
 pub(crate) fn signed_millis<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     let text = String::deserialize(from)?;
@@ -32,6 +37,14 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> 
 
 pub(crate) fn optional_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     size(from).map(Some)
+}
+
+pub(crate) fn one() -> u32 {
+    1
+}
+
+pub(crate) fn four() -> u32 {
+    4
 }
 
 /// A number between 0 and 1.

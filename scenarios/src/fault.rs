@@ -1,0 +1,171 @@
+//! What strikes, and when.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::value::{DurationRange, duration, one, signed_millis};
+
+/// A fault and when it strikes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultSpec {
+    /// Since the start of the run; a range is drawn from the seed.
+    pub at: DurationRange,
+    /// Strikes again this long after it last struck.
+    pub every: Option<DurationRange>,
+    /// How often in all; without it, `every` goes on until `run_for`.
+    pub times: Option<u32>,
+    pub kind: FaultKind,
+}
+
+/// What strikes. A lasting fault without `for` or `restart_after` lasts until
+/// all is healed at `run_for`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    Kill(Stop),
+    PowerLoss(Stop),
+    /// Starts a node that an earlier fault without `restart_after` stopped.
+    Restart(OneNode),
+    Pause(Lasting),
+    Partition(Partition),
+    Latency(ExtraLatency),
+    DropConnections(Between),
+    ClockJump(ClockJump),
+    ClockDrift(ClockDrift),
+    DiskFull(Lasting),
+    DiskSlow(DiskSlow),
+    DiskReadError(Counted),
+    DiskWriteError(StoreFailure),
+    DiskSyncError(StoreFailure),
+    BitRot(BitRot),
+    MisdirectedRead(Counted),
+    ConsumerStall(Lasting),
+    ConsumerSlow(ConsumerSlow),
+}
+
+/// `node` everywhere: a node's id, `leader`, `broker`, or `any-` and a set:
+/// `any-consumer`, `any-producer`, `any-client`, `any-consumer-billing`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    pub node: String,
+    pub restart_after: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneNode {
+    pub node: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lasting {
+    pub node: String,
+    #[serde(rename = "for")]
+    pub lasts: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partition {
+    /// Nodes or whole sets: `brokers`, `names`, `producers`, `consumers`,
+    /// `clients`, or a workload's nodes, as in `consumer-billing`.
+    pub a: Vec<String>,
+    pub b: Vec<String>,
+    /// Only what `a` sends to `b` is lost.
+    #[serde(default)]
+    pub one_way: bool,
+    #[serde(rename = "for")]
+    pub lasts: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtraLatency {
+    pub a: Vec<String>,
+    pub b: Vec<String>,
+    pub extra: DurationRange,
+    #[serde(rename = "for")]
+    pub lasts: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Between {
+    pub a: Vec<String>,
+    pub b: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockJump {
+    pub node: String,
+    #[serde(rename = "by", deserialize_with = "signed_millis")]
+    pub by_ms: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockDrift {
+    pub node: String,
+    pub ppm: i64,
+    #[serde(rename = "for")]
+    pub lasts: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSlow {
+    pub node: String,
+    /// Added to each sync.
+    pub extra: DurationRange,
+    #[serde(rename = "for")]
+    pub lasts: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    pub node: String,
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+/// A failed write or sync stops the store for good (L2), so somebody has to
+/// turn the machine off and on again.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreFailure {
+    pub node: String,
+    #[serde(default = "one")]
+    pub count: u32,
+    #[serde(default = "soon")]
+    pub reboot_after: DurationRange,
+}
+
+fn soon() -> DurationRange {
+    DurationRange::millis(1_000, 3_000)
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitRot {
+    pub node: String,
+    #[serde(default = "one")]
+    pub flips: u32,
+    #[serde(default, deserialize_with = "duration")]
+    pub older_than: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsumerSlow {
+    pub node: String,
+    /// What the work on each message takes while it is slow, drawn once.
+    pub work: DurationRange,
+    #[serde(rename = "for")]
+    pub lasts: Option<DurationRange>,
+}
