@@ -40,7 +40,9 @@ pub enum FaultKind {
     DiskWriteError(StoreFailure),
     DiskSyncError(StoreFailure),
     BitRot(BitRot),
+    LatentError(LatentError),
     MisdirectedRead(Counted),
+    MisdirectedWrite(Counted),
     ConsumerStall(Lasting),
     ConsumerSlow(ConsumerSlow),
 }
@@ -156,6 +158,17 @@ pub struct BitRot {
     pub node: String,
     #[serde(default = "one")]
     pub flips: u32,
+    #[serde(default, deserialize_with = "duration")]
+    pub older_than: Duration,
+}
+
+/// Pages that cannot be read any more, until somebody writes them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentError {
+    pub node: String,
+    #[serde(default = "one")]
+    pub pages: u32,
     #[serde(default, deserialize_with = "duration")]
     pub older_than: Duration,
 }

@@ -3,7 +3,7 @@
 use crate::fault::FaultKind;
 
 /// Faults, as `kind`, `[chaos]`, `[expect]` and records write them.
-pub const FAULTS: [&str; 18] = [
+pub const FAULTS: [&str; 20] = [
     "kill",
     "power-loss",
     "restart",
@@ -19,7 +19,9 @@ pub const FAULTS: [&str; 18] = [
     "disk-write-error",
     "disk-sync-error",
     "bit-rot",
+    "latent-error",
     "misdirected-read",
+    "misdirected-write",
     "consumer-stall",
     "consumer-slow",
 ];
@@ -83,7 +85,9 @@ impl FaultKind {
             FaultKind::DiskWriteError(_) => "disk-write-error",
             FaultKind::DiskSyncError(_) => "disk-sync-error",
             FaultKind::BitRot(_) => "bit-rot",
+            FaultKind::LatentError(_) => "latent-error",
             FaultKind::MisdirectedRead(_) => "misdirected-read",
+            FaultKind::MisdirectedWrite(_) => "misdirected-write",
             FaultKind::ConsumerStall(_) => "consumer-stall",
             FaultKind::ConsumerSlow(_) => "consumer-slow",
         }

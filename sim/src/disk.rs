@@ -16,14 +16,23 @@
 //! - **Slow.** Syncs take longer; they are served one after the other.
 //! - **Bit rot**, only when asked: bits flip in pages that have been durable
 //!   for a stated time.
+//! - **Latent sector errors**, only when asked: pages that have been durable
+//!   for a stated time cannot be read any more, by no process, until somebody
+//!   writes them.
 //! - **Misdirected reads**, only when asked: a read returns the bytes of the
 //!   page before or after.
+//! - **Misdirected writes**, only when asked: a write lands a page before or
+//!   after its place, and reports success.
 //!
 //! A sync that is in flight when the process dies or the power fails never
 //! completes; its pages are like all other unsynced ones. Slices are copies,
 //! so `rename` is never `ResourceBusy` here, and `seal` does nothing.
 
+mod drive;
 mod pages;
+mod syncing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::RefCell,
@@ -33,17 +42,16 @@ use std::{
     ops::RangeInclusive,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use pages::{Epoch, PAGE, Pages};
+use pages::{PAGE, Pages};
 use stormglass_core::{
     rng::Rng,
     runtime::{Disk, FileId},
 };
-
-use crate::fault::Unsynced;
+use syncing::Covers;
+pub use syncing::Syncing;
 
 const MAX_EVENTS: usize = 1000;
 
@@ -100,7 +108,9 @@ pub struct DiskCounters {
     pub failed_syncs: u64,
     pub refused_full: u64,
     pub flipped_bits: u64,
+    pub spoiled_pages: u64,
     pub misdirected_reads: u64,
+    pub misdirected_writes: u64,
 }
 
 /// Something that happened to a disk and is worth a line in the history.
@@ -169,201 +179,8 @@ struct Faults {
     reads: u32,
     writes: u32,
     syncs: u32,
-    misdirected: u32,
-}
-
-impl Drive {
-    pub fn new(seed: u64, config: DiskConfig) -> Drive {
-        Drive(Rc::new(RefCell::new(State {
-            files: BTreeMap::new(),
-            names: BTreeMap::new(),
-            next_file: 0,
-            journal: VecDeque::new(),
-            journaled: 0,
-            rng: Rng::new(seed),
-            config,
-            faults: Faults::default(),
-            counters: DiskCounters::default(),
-            events: VecDeque::new(),
-            busy_until_us: 0,
-            process: 0,
-            changes: 0,
-            last_change: u64::MAX,
-        })))
-    }
-
-    /// The disk for a new process; those of earlier processes are dead.
-    pub fn attach(&self, timer: Rc<dyn Timer>) -> SimDisk {
-        SimDisk { drive: self.clone(), timer, process: self.detach() }
-    }
-
-    /// The process that used the disk is gone; the page cache stays.
-    pub fn detach(&self) -> u64 {
-        let mut state = self.0.borrow_mut();
-        state.process += 1;
-        state.last_change = u64::MAX;
-        state.process
-    }
-
-    /// The process and the page cache are gone.
-    pub fn power_loss(&self, unsynced: Unsynced) {
-        self.detach();
-        let state = &mut *self.0.borrow_mut();
-        state.lose_names(unsynced);
-        let mut torn_pages = 0;
-        for file in state.files.values_mut() {
-            let losses = file.pages.power_loss(unsynced, &mut state.rng);
-            state.counters.kept_pages += losses.kept_pages;
-            state.counters.lost_pages += losses.lost_pages;
-            torn_pages += losses.torn_pages;
-        }
-        if torn_pages > 0 {
-            state.counters.torn_pages += torn_pages;
-            state.happened(DiskEvent::TornPages(torn_pages));
-        }
-        state.busy_until_us = 0;
-    }
-
-    /// From now on only this many creates, renames, removes, writes and syncs
-    /// work; later ones fail, as if the power went out between two of them.
-    pub fn cut_power_after(&self, changes: u64) {
-        let mut state = self.0.borrow_mut();
-        state.last_change = state.changes + changes;
-    }
-
-    pub fn set_full(&self, full: bool) {
-        self.0.borrow_mut().faults.full = full;
-    }
-
-    /// Each sync takes this much longer, in microseconds.
-    pub fn set_slow(&self, extra_us: RangeInclusive<u64>) {
-        self.0.borrow_mut().faults.slow_us = (*extra_us.end() > 0).then_some(extra_us);
-    }
-
-    /// The next `count` reads fail.
-    pub fn fail_reads(&self, count: u32) {
-        self.0.borrow_mut().faults.reads = count;
-    }
-
-    /// The next `count` writes fail.
-    pub fn fail_writes(&self, count: u32) {
-        self.0.borrow_mut().faults.writes = count;
-    }
-
-    /// The next `count` syncs fail.
-    pub fn fail_syncs(&self, count: u32) {
-        self.0.borrow_mut().faults.syncs = count;
-    }
-
-    /// The next `count` reads return a neighbouring page's bytes.
-    pub fn misdirect_reads(&self, count: u32) {
-        self.0.borrow_mut().faults.misdirected = count;
-    }
-
-    /// Undoes all that lasts: full, slow, and errors still to come.
-    pub fn repair(&self) {
-        self.0.borrow_mut().faults = Faults::default();
-    }
-
-    /// Flips bits in pages that have been durable since `until_ms`.
-    pub fn rot(&self, flips: u32, until_ms: u64) {
-        let state = &mut *self.0.borrow_mut();
-        let settled: Vec<(FileId, u32)> = state
-            .files
-            .iter()
-            .flat_map(|(id, file)| file.pages.durable_pages(until_ms).map(|page| (*id, page)))
-            .collect();
-        if settled.is_empty() {
-            return;
-        }
-        for _ in 0..flips {
-            let (file, page) = settled[state.rng.below(settled.len() as u64) as usize];
-            let bit = state.rng.below(8 * PAGE as u64) as usize;
-            if let Some(file) = state.files.get_mut(&file) {
-                file.pages.flip(page, bit);
-                state.counters.flipped_bits += 1;
-            }
-        }
-    }
-
-    pub fn counters(&self) -> DiskCounters {
-        self.0.borrow().counters
-    }
-
-    /// What happened since the last call, the last thousand at most.
-    pub fn take_events(&self) -> VecDeque<DiskEvent> {
-        std::mem::take(&mut self.0.borrow_mut().events)
-    }
-}
-
-impl State {
-    fn happened(&mut self, event: DiskEvent) {
-        if self.events.len() == MAX_EVENTS {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
-    }
-
-    fn lose_names(&mut self, unsynced: Unsynced) {
-        let survive = match unsynced {
-            Unsynced::Lost => 0,
-            Unsynced::Kept => self.journal.len() as u64,
-            Unsynced::Random | Unsynced::Torn => self.rng.below(self.journal.len() as u64 + 1),
-        };
-        while self.journal.len() as u64 > survive {
-            self.counters.lost_names += 1;
-            match self.journal.pop_back().expect("longer than what survives") {
-                Change::Created(id) => {
-                    if let Some(file) = self.files.remove(&id) {
-                        self.names.remove(&file.name);
-                    }
-                }
-                Change::Renamed { file: id, from } => {
-                    let file = self.files.get_mut(&id).expect("renamed files exist");
-                    self.names.remove(&file.name);
-                    self.names.insert(from.clone(), id);
-                    file.name = from;
-                }
-                Change::Removed(id, file) => {
-                    self.names.insert(file.name.clone(), id);
-                    self.files.insert(id, *file);
-                }
-            }
-        }
-        self.journaled += self.journal.len() as u64;
-        self.journal.clear();
-        for file in self.files.values_mut() {
-            file.renamed_at = 0;
-        }
-    }
-
-    /// The place in the journal behind everything so far.
-    fn journal_end(&self) -> u64 {
-        self.journaled + self.journal.len() as u64
-    }
-
-    fn note(&mut self, file: FileId, change: Change) {
-        self.journal.push_back(change);
-        let end = self.journal_end();
-        if let Some(file) = self.files.get_mut(&file) {
-            file.renamed_at = end;
-        }
-    }
-
-    /// Counts an operation that changes the disk; fails once the power is cut.
-    fn change(&mut self) -> io::Result<()> {
-        if self.changes >= self.last_change {
-            return Err(io::Error::other("the power is off"));
-        }
-        self.changes += 1;
-        Ok(())
-    }
-
-    fn file(&mut self, id: FileId) -> io::Result<&mut File> {
-        self.files
-            .get_mut(&id)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the file was removed"))
-    }
+    misdirected_reads: u32,
+    misdirected_writes: u32,
 }
 
 impl SimDisk {
@@ -451,18 +268,22 @@ impl Disk for SimDisk {
         self.state(|disk| {
             disk.change()?;
             inside(offset, data.len(), disk.file(file)?.pages.len())?;
-            let written = if disk.faults.writes > 0 {
+            if disk.faults.writes > 0 {
                 disk.faults.writes -= 1;
                 disk.counters.failed_writes += 1;
                 let prefix = disk.rng.below(data.len() as u64 + 1) as usize;
                 disk.file(file)?.pages.write(offset, &data[..prefix]);
                 return Err(eio());
-            } else {
-                data.len()
-            };
+            }
             disk.counters.writes += 1;
-            disk.counters.bytes_written += written as u64;
-            disk.file(file)?.pages.write(offset, data);
+            disk.counters.bytes_written += data.len() as u64;
+            let mut to = offset;
+            if disk.faults.misdirected_writes > 0 {
+                disk.faults.misdirected_writes -= 1;
+                disk.counters.misdirected_writes += 1;
+                to = neighbour(offset, data.len(), disk.file(file)?.pages.len()).unwrap_or(offset);
+            }
+            disk.file(file)?.pages.write(to, data);
             Ok(())
         })
     }
@@ -479,16 +300,17 @@ impl Disk for SimDisk {
                 return Err(eio());
             }
             let mut from = offset;
-            if disk.faults.misdirected > 0 {
-                disk.faults.misdirected -= 1;
+            if disk.faults.misdirected_reads > 0 {
+                disk.faults.misdirected_reads -= 1;
                 disk.counters.misdirected_reads += 1;
-                let page = PAGE as u64;
-                from = if offset >= page { offset - page } else { offset + page };
-                if from + len as u64 > end {
-                    return Err(eio());
-                }
+                from = neighbour(offset, len, end).ok_or_else(eio)?;
             }
-            Ok(disk.file(file)?.pages.read(from, len))
+            let pages = &disk.file(file)?.pages;
+            if pages.is_spoiled(from, len) {
+                disk.counters.failed_reads += 1;
+                return Err(eio());
+            }
+            Ok(pages.read(from, len))
         })
     }
 
@@ -542,55 +364,18 @@ impl Disk for SimDisk {
     }
 }
 
-/// A sync in flight.
-pub struct Syncing {
-    drive: Drive,
-    process: u64,
-    /// What becomes durable; nothing if the sync fails.
-    covers: Option<Covers>,
-    timer: Rc<dyn Timer>,
-    done: Pin<Box<dyn Future<Output = ()>>>,
-}
-
-struct Covers {
-    /// All changes of names before this place in the journal.
-    names: u64,
-    epochs: Vec<(FileId, Epoch)>,
-}
-
-impl Future for Syncing {
-    type Output = io::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.done.as_mut().poll(cx));
-        let drive = self.drive.clone();
-        let mut disk = drive.0.borrow_mut();
-        if disk.process != self.process {
-            return Poll::Pending;
-        }
-        let Some(covers) = self.covers.take() else {
-            // Not before: until now an earlier sync may still make things durable.
-            disk.happened(DiskEvent::SyncFailed);
-            return Poll::Ready(Err(eio()));
-        };
-        let now_ms = self.timer.now_us() / 1000;
-        for (id, epoch) in covers.epochs {
-            if let Some(file) = disk.files.get_mut(&id) {
-                file.pages.synced(epoch, now_ms);
-            }
-        }
-        while disk.journaled < covers.names && disk.journal.pop_front().is_some() {
-            disk.journaled += 1;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 fn inside(offset: u64, len: usize, end: u64) -> io::Result<()> {
     match offset.checked_add(len as u64) {
         Some(last) if last <= end => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "outside the file")),
     }
+}
+
+/// The same place a page before, or else after, if that lies in the file.
+fn neighbour(offset: u64, len: usize, end: u64) -> Option<u64> {
+    let page = PAGE as u64;
+    let other = offset.checked_sub(page).unwrap_or(offset + page);
+    (other + len as u64 <= end).then_some(other)
 }
 
 fn eio() -> io::Error {
@@ -599,121 +384,4 @@ fn eio() -> io::Error {
 
 fn draw(rng: &mut Rng, range: &RangeInclusive<u64>) -> u64 {
     range.start() + rng.below(range.end().saturating_sub(*range.start()) + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::*;
-
-    fn finish(sync: Syncing) -> io::Result<()> {
-        let mut sync = Box::pin(sync);
-        match sync.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result,
-            Poll::Pending => panic!("without time a sync is done at once"),
-        }
-    }
-
-    fn names(disk: &mut SimDisk) -> Vec<String> {
-        disk.list().unwrap().into_iter().map(|(name, _)| name).collect()
-    }
-
-    #[test]
-    fn a_killed_process_loses_nothing_and_its_handles_are_dead() {
-        let drive = Drive::new(1, DiskConfig::default());
-        let mut first = drive.attach(Rc::new(NoTime));
-        let file = first.create("log/0", 8192).unwrap();
-        first.write(file, 4090, b"across two pages").unwrap();
-        let mut second = drive.attach(Rc::new(NoTime));
-        assert!(first.write(file, 0, b"late").is_err());
-        let (file, len) = second.open("log/0").unwrap();
-        assert_eq!(len, 8192);
-        assert_eq!(&second.read(file, 4090, 16).unwrap()[..], b"across two pages");
-    }
-
-    #[test]
-    fn synced_bytes_and_names_survive_every_power_loss() {
-        for seed in 0..50 {
-            let drive = Drive::new(seed, DiskConfig::default());
-            let mut disk = drive.attach(Rc::new(NoTime));
-            let kept = disk.create("kept", 4096).unwrap();
-            disk.write(kept, 0, b"durable").unwrap();
-            finish(disk.begin_sync(&[kept])).unwrap();
-            disk.write(kept, 100, b"maybe").unwrap();
-            disk.rename(kept, "renamed").unwrap();
-            disk.create("kept", 4096).unwrap();
-            drive.power_loss(Unsynced::Random);
-            let mut disk = drive.attach(Rc::new(NoTime));
-            let found = names(&mut disk);
-            let renamed = found.contains(&"renamed".to_owned());
-            assert!(renamed || found == ["kept"], "{found:?}");
-            let (kept, _) = disk.open(if renamed { "renamed" } else { "kept" }).unwrap();
-            assert_eq!(&disk.read(kept, 0, 7).unwrap()[..], b"durable");
-            let maybe = disk.read(kept, 100, 5).unwrap();
-            assert!(&maybe[..] == b"maybe" || maybe.iter().all(|b| *b == 0));
-        }
-    }
-
-    #[test]
-    fn a_removed_file_may_come_back_until_a_later_change_is_synced() {
-        let drive = Drive::new(3, DiskConfig::default());
-        let mut disk = drive.attach(Rc::new(NoTime));
-        let old = disk.create("old", 4096).unwrap();
-        disk.write(old, 0, b"old").unwrap();
-        finish(disk.begin_sync(&[old])).unwrap();
-        disk.remove(old).unwrap();
-        drive.power_loss(Unsynced::Lost);
-        let mut disk = drive.attach(Rc::new(NoTime));
-        let (old, _) = disk.open("old").unwrap();
-        assert_eq!(&disk.read(old, 0, 3).unwrap()[..], b"old");
-        disk.remove(old).unwrap();
-        let new = disk.create("new", 4096).unwrap();
-        finish(disk.begin_sync(&[new])).unwrap();
-        drive.power_loss(Unsynced::Lost);
-        assert_eq!(names(&mut drive.attach(Rc::new(NoTime))), ["new"]);
-    }
-
-    #[test]
-    fn a_full_disk_refuses_new_files_and_serves_the_old() {
-        let config = DiskConfig { capacity: 10_000, ..DiskConfig::default() };
-        let drive = Drive::new(1, config);
-        let mut disk = drive.attach(Rc::new(NoTime));
-        let file = disk.create("a", 8192).unwrap();
-        assert_eq!(disk.create("b", 8192).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        drive.set_full(true);
-        assert_eq!(disk.create("c", 1).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        disk.write(file, 0, &[1; 8192]).unwrap();
-        drive.repair();
-        disk.create("c", 1).unwrap();
-        assert_eq!(drive.counters().refused_full, 2);
-    }
-
-    #[test]
-    fn after_the_power_is_cut_nothing_changes_and_no_sync_ends() {
-        let drive = Drive::new(1, DiskConfig::default());
-        let mut disk = drive.attach(Rc::new(NoTime));
-        let file = disk.create("a", 4096).unwrap();
-        drive.cut_power_after(1);
-        disk.write(file, 0, b"last").unwrap();
-        assert!(disk.write(file, 0, b"none").is_err());
-        let mut sync = Box::pin(disk.begin_sync(&[file]));
-        assert!(sync.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    }
-
-    #[test]
-    fn rot_strikes_only_what_has_long_been_durable() {
-        let drive = Drive::new(9, DiskConfig::default());
-        let mut disk = drive.attach(Rc::new(NoTime));
-        let file = disk.create("a", 3 * 4096).unwrap();
-        disk.write(file, 0, &[7; 4096]).unwrap();
-        finish(disk.begin_sync(&[file])).unwrap();
-        disk.write(file, 4096, &[7; 4096]).unwrap();
-        drive.rot(3, 0);
-        assert_eq!(drive.counters().flipped_bits, 0);
-        drive.rot(3, 1);
-        assert_eq!(drive.counters().flipped_bits, 3);
-        assert!(disk.read(file, 0, 4096).unwrap().iter().any(|b| *b != 7));
-        assert!(disk.read(file, 4096, 4096).unwrap().iter().all(|b| *b == 7));
-    }
 }

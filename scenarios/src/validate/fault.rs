@@ -47,7 +47,9 @@ pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
         FaultKind::ClockDrift(drift) => node(&drift.node, ANYONE),
         FaultKind::DiskFull(full) => node(&full.node, WITH_DISK),
         FaultKind::DiskSlow(slow) => node(&slow.node, WITH_DISK),
-        FaultKind::DiskReadError(error) | FaultKind::MisdirectedRead(error) => {
+        FaultKind::DiskReadError(error)
+        | FaultKind::MisdirectedRead(error)
+        | FaultKind::MisdirectedWrite(error) => {
             within(&key("count"), error.count, 1..=1000)?;
             node(&error.node, WITH_DISK)
         }
@@ -58,6 +60,10 @@ pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
         FaultKind::BitRot(rot) => {
             within(&key("flips"), rot.flips, 1..=1000)?;
             node(&rot.node, WITH_DISK)
+        }
+        FaultKind::LatentError(error) => {
+            within(&key("pages"), error.pages, 1..=1000)?;
+            node(&error.node, WITH_DISK)
         }
         FaultKind::ConsumerStall(stall) => node(&stall.node, CONSUMERS),
         FaultKind::ConsumerSlow(slow) => node(&slow.node, CONSUMERS),

@@ -6,7 +6,7 @@
 //! one version per sync epoch, so that a sync costs what it has to write and a
 //! power loss can put any of the versions back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stormglass_core::rng::Rng;
@@ -30,6 +30,8 @@ pub struct Pages {
     syncing: Epoch,
     /// Per page, when it last became durable, in ms; zero if it never was.
     durable_since: Vec<u64>,
+    /// Pages that cannot be read until they are written again.
+    spoiled: BTreeSet<u32>,
 }
 
 /// A page as it was before its first write of an epoch; `None` if it was zero.
@@ -58,6 +60,7 @@ impl Pages {
             epoch: 1,
             syncing: 0,
             durable_since: vec![0; len.div_ceil(PAGE as u64) as usize],
+            spoiled: BTreeSet::new(),
         }
     }
 
@@ -98,6 +101,7 @@ impl Pages {
         let last = (offset + data.len() as u64 - 1) / PAGE as u64;
         for page in offset / PAGE as u64..=last {
             self.remember(page as u32);
+            self.spoiled.remove(&(page as u32));
         }
         let mut done = 0;
         while done < data.len() {
@@ -210,6 +214,17 @@ impl Pages {
         if let Some(bytes) = &mut self.extents[extent] {
             bytes[at + bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    /// The page is lost to every reader, though nobody knows yet.
+    pub fn spoil(&mut self, page: u32) {
+        self.spoiled.insert(page);
+    }
+
+    /// Whether a read here meets such a page.
+    pub fn is_spoiled(&self, offset: u64, len: usize) -> bool {
+        let (first, end) = (offset / PAGE as u64, (offset + len as u64).div_ceil(PAGE as u64));
+        self.spoiled.range(first as u32..end as u32).next().is_some()
     }
 }
 

@@ -118,6 +118,13 @@ pub fn apply<W: World>(
         Fault::MisdirectedRead { node, count } => {
             cluster.machine(no(node)?).drive.misdirect_reads(*count);
         }
+        Fault::LatentError { node, pages, older_than_ms } => {
+            let until_ms = (now_us / 1000).saturating_sub(*older_than_ms);
+            cluster.machine(no(node)?).drive.spoil(*pages, until_ms);
+        }
+        Fault::MisdirectedWrite { node, count } => {
+            cluster.machine(no(node)?).drive.misdirect_writes(*count);
+        }
         Fault::ConsumerStall { node, for_ms } => {
             no(node)?;
             handlers.stall(node, *for_ms);

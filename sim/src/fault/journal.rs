@@ -77,7 +77,9 @@ impl Fault {
             | Fault::DiskWriteError { node, .. }
             | Fault::DiskSyncError { node, .. }
             | Fault::BitRot { node, .. }
+            | Fault::LatentError { node, .. }
             | Fault::MisdirectedRead { node, .. }
+            | Fault::MisdirectedWrite { node, .. }
             | Fault::ConsumerStall { node, .. }
             | Fault::ConsumerSlow { node, .. } => vec![node],
             Fault::Partition { a, b, .. }
@@ -106,7 +108,9 @@ impl Fault {
             Fault::DiskWriteError { .. } => (FaultKind::DiskWriteError, false),
             Fault::DiskSyncError { .. } => (FaultKind::DiskSyncError, false),
             Fault::BitRot { .. } => (FaultKind::BitRot, false),
+            Fault::LatentError { .. } => (FaultKind::LatentError, false),
             Fault::MisdirectedRead { .. } => (FaultKind::MisdirectedRead, false),
+            Fault::MisdirectedWrite { .. } => (FaultKind::MisdirectedWrite, false),
             Fault::ConsumerStall { .. } => (FaultKind::ConsumerStall, true),
             Fault::ConsumerSlow { handling_ms: 1.., .. } => (FaultKind::ConsumerSlow, true),
             Fault::Resume { .. }

@@ -126,6 +126,18 @@ pub enum Fault {
         flips: u32,
         older_than_ms: u64,
     },
+    /// Pages that have been durable for at least `older_than_ms` cannot be read
+    /// until they are written again.
+    LatentError {
+        node: Name,
+        pages: u32,
+        older_than_ms: u64,
+    },
+    /// The next writes land a page before or after their place.
+    MisdirectedWrite {
+        node: Name,
+        count: u32,
+    },
     /// The next reads of up to a page return a neighbouring page's bytes.
     MisdirectedRead {
         node: Name,
@@ -182,7 +194,9 @@ impl Fault {
             Fault::DiskWriteError { .. } => "disk-write-error",
             Fault::DiskSyncError { .. } => "disk-sync-error",
             Fault::BitRot { .. } => "bit-rot",
+            Fault::LatentError { .. } => "latent-error",
             Fault::MisdirectedRead { .. } => "misdirected-read",
+            Fault::MisdirectedWrite { .. } => "misdirected-write",
             Fault::ConsumerStall { .. } => "consumer-stall",
             Fault::ConsumerSlow { .. } => "consumer-slow",
         }

@@ -163,6 +163,15 @@ impl Planner<'_> {
                 let node = self.one(&error.node, at);
                 self.push(at, Fault::MisdirectedRead { node, count: error.count });
             }
+            FaultKind::LatentError(error) => {
+                let node = self.one(&error.node, at);
+                let older_than_ms = millis(error.older_than);
+                self.push(at, Fault::LatentError { node, pages: error.pages, older_than_ms });
+            }
+            FaultKind::MisdirectedWrite(error) => {
+                let node = self.one(&error.node, at);
+                self.push(at, Fault::MisdirectedWrite { node, count: error.count });
+            }
             FaultKind::ConsumerStall(stall) => {
                 let node = self.one(&stall.node, at);
                 let for_ms = self.after(at, stall.lasts) - at;

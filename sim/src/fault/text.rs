@@ -46,6 +46,12 @@ impl fmt::Display for Fault {
             Fault::MisdirectedRead { node, count } => {
                 write!(f, "{count} reads of {node} return another page")
             }
+            Fault::LatentError { node, pages, older_than_ms } => {
+                write!(f, "{pages} pages of {node} older than {older_than_ms} ms cannot be read")
+            }
+            Fault::MisdirectedWrite { node, count } => {
+                write!(f, "{count} writes of {node} land on another page")
+            }
             Fault::ConsumerStall { node, for_ms } => write!(f, "{node} stalls for {for_ms} ms"),
             Fault::ConsumerSlow { node, handling_ms } => {
                 write!(f, "{node} takes {handling_ms} ms for each message")

@@ -226,7 +226,9 @@ named! {
         DiskWriteError = "disk-write-error",
         DiskSyncError = "disk-sync-error",
         BitRot = "bit-rot",
+        LatentError = "latent-error",
         MisdirectedRead = "misdirected-read",
+        MisdirectedWrite = "misdirected-write",
         ConsumerStall = "consumer-stall",
         ConsumerSlow = "consumer-slow",
     }
@@ -236,6 +238,17 @@ impl FaultKind {
     /// Whether it only makes an application slow, and nothing is broken.
     pub fn is_of_handlers(self) -> bool {
         matches!(self, FaultKind::ConsumerStall | FaultKind::ConsumerSlow)
+    }
+
+    /// Whether bytes may be wrong or gone that the disk had taken for good.
+    pub fn damages(self) -> bool {
+        matches!(
+            self,
+            FaultKind::BitRot
+                | FaultKind::LatentError
+                | FaultKind::MisdirectedRead
+                | FaultKind::MisdirectedWrite
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     held::{Half, StoredHeld},
 };
 use crate::history::{
-    Event, EventKind, FaultKind, Held, LaneId, Mark, MessageId, OpId, Stop, Stored, TopicId,
+    Event, EventKind, Held, LaneId, Mark, MessageId, OpId, Stop, Stored, TopicId,
 };
 
 impl Facts {
@@ -53,7 +53,7 @@ impl Facts {
             }
             EventKind::Fault(fault) => {
                 let event = self.index;
-                if matches!(fault.kind, FaultKind::BitRot | FaultKind::MisdirectedRead) {
+                if fault.kind.damages() {
                     for lane in &fault.lanes {
                         self.nodes[lane.index()].damaged.get_or_insert(event);
                     }

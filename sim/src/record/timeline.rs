@@ -250,14 +250,16 @@ fn span_kind(kind: FaultKind) -> Option<SpanKind> {
         FaultKind::DiskReadError
         | FaultKind::DiskWriteError
         | FaultKind::DiskSyncError
-        | FaultKind::MisdirectedRead => SpanKind::DiskFailing,
+        | FaultKind::MisdirectedRead
+        | FaultKind::MisdirectedWrite => SpanKind::DiskFailing,
         FaultKind::ConsumerStall | FaultKind::ConsumerSlow => SpanKind::Slow,
         FaultKind::Kill
         | FaultKind::PowerLoss
         | FaultKind::Restart
         | FaultKind::DropConnections
         | FaultKind::ClockJump
-        | FaultKind::BitRot => return None,
+        | FaultKind::BitRot
+        | FaultKind::LatentError => return None,
     })
 }
 

@@ -121,6 +121,7 @@ impl Workloads {
             }
             WorkloadKind::Consume(consume) => consume::run(&stage, consume).await,
             WorkloadKind::Pull(pull) => pull::run(&stage, pull, workload.members).await,
+            WorkloadKind::Transact(_) | WorkloadKind::Pop(_) => {}
         }
         stage.client.close().await;
         Stop::Graceful

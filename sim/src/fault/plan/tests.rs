@@ -100,7 +100,9 @@ impl Damage {
             | Fault::ClockJump { .. }
             | Fault::DiskReadError { .. }
             | Fault::BitRot { .. }
-            | Fault::MisdirectedRead { .. } => {}
+            | Fault::LatentError { .. }
+            | Fault::MisdirectedRead { .. }
+            | Fault::MisdirectedWrite { .. } => {}
         }
     }
 
