@@ -152,16 +152,24 @@ pub struct Checks {
     /// Age of a half at its first check.
     #[serde(deserialize_with = "duration")]
     pub after: Duration,
-    /// From one check to the next, before back-off.
+    /// From the first check to the second; it doubles from check to check.
     #[serde(deserialize_with = "duration")]
     pub every: Duration,
+    /// The longest time between two checks.
+    #[serde(deserialize_with = "duration")]
+    pub longest: Duration,
     /// Checks that reached a producer, after which a half is parked.
-    pub at_most: u32,
+    pub at_most: u8,
 }
 
 impl Default for Checks {
     fn default() -> Checks {
-        Checks { after: Duration::from_secs(6), every: Duration::from_secs(30), at_most: 15 }
+        Checks {
+            after: Duration::from_secs(6),
+            every: Duration::from_secs(30),
+            longest: Duration::from_secs(960),
+            at_most: 15,
+        }
     }
 }
 

@@ -84,10 +84,11 @@ fn check_cluster(cluster: &Cluster) -> Checked {
         within(&key("max_attempts"), group.max_attempts, 1..=1000)?;
         within(&key("back_off"), group.back_off.len(), 0..=64)?;
     }
-    let Checks { after, every, at_most } = cluster.checks;
+    let Checks { after, every, longest, at_most } = cluster.checks;
     time_within("cluster.checks.after", after, 100 * MS..=HOUR)?;
     time_within("cluster.checks.every", every, 100 * MS..=HOUR)?;
-    within("cluster.checks.at_most", at_most, 1..=1000)?;
+    time_within("cluster.checks.longest", longest, every..=24 * HOUR)?;
+    within("cluster.checks.at_most", at_most, 1..=255)?;
     time_within("cluster.lock_lease", cluster.lock_lease, Duration::from_secs(1)..=HOUR)
 }
 

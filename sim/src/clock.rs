@@ -52,6 +52,18 @@ pub(crate) fn set_true_now_us(world_us: u64) {
 /// 2024-01-01T00:00:00Z, in milliseconds since the Unix epoch.
 pub const WALL_AT_START: i64 = 1_704_067_200_000;
 
+/// What a wall clock that is right shows at this true time.
+pub fn right_wall(true_us: u64) -> i64 {
+    WALL_AT_START + ((ORIGIN_US.get() + true_us) / 1000) as i64
+}
+
+/// The true time at which a wall clock that is right shows this; zero if it was
+/// before the run.
+pub fn true_us_of(wall: i64) -> u64 {
+    let since_start = u64::try_from(wall - WALL_AT_START).unwrap_or(0) * 1000;
+    since_start.saturating_sub(ORIGIN_US.get())
+}
+
 const MILLION: i128 = 1_000_000;
 
 /// Faster or slower than true time by more than this is not drift.

@@ -4,7 +4,7 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use stormglass_core::{
-    client::{ConsumerConfig, StartAt},
+    client::{ConsumerConfig, Received, StartAt},
     rng::Rng,
     runtime::Runtime,
     shell::client::{Consumer, Delivery},
@@ -17,11 +17,9 @@ use super::{
     member::{Joining, Member},
     race,
 };
-use crate::history::{self, DeliveryId};
+use crate::history::{self, Body, DeliveryId};
 
 const SUBSCRIBE_AGAIN: DurationRange = DurationRange::millis(200, 800);
-/// When a message that was handed back comes again.
-const HAND_BACK: DurationRange = DurationRange::millis(100, 1_000);
 /// How long a member that leaves waits for its handlers.
 const LAST_WORK: DurationRange = DurationRange::millis(2_000, 2_000);
 
@@ -47,13 +45,16 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
     let broadcasts = consume.model == Model::Broadcasting;
     let hands = Arc::new(Semaphore::new(consume.concurrency as usize));
     while let Some((hand, message)) = next(stage, &mut consumer, &hands, broadcasts).await {
-        let delivery = member.delivered(&message.broker_name, &message.record);
+        let delivery = member.received(&message);
         let handling = Handling {
             stage: stage.clone(),
             member: member.clone(),
             delivery,
             work: draw(&mut rng, consume.work),
-            answer: Answer::draw(&mut rng, consume),
+            answer: match is_poison(consume.poison, &message) {
+                true => Answer::HandBack(draw(&mut rng, consume.again)),
+                false => Answer::draw(&mut rng, consume),
+            },
         };
         stage.rt.spawn(async move {
             handling.run(message).await;
@@ -144,20 +145,29 @@ async fn keep_offsets<R: Runtime>(stage: &Stage<R>, consumer: &Consumer) {
 enum Answer {
     Ack,
     HandBack(Duration),
+    /// When the group's back-off says.
+    Retry,
     Forget,
 }
 
 impl Answer {
     fn draw(rng: &mut Rng, consume: &Consume) -> Answer {
-        let back = draw(rng, HAND_BACK);
-        if rng.chance(consume.nack) {
-            Answer::HandBack(back)
-        } else if rng.chance(consume.never_ack / (1.0 - consume.nack).max(f64::EPSILON)) {
-            Answer::Forget
-        } else {
-            Answer::Ack
+        let back = draw(rng, consume.again);
+        let drawn = rng.below(1_000_000) as f64 / 1e6;
+        let retry = consume.nack + consume.retry;
+        match drawn {
+            _ if drawn < consume.nack => Answer::HandBack(back),
+            _ if drawn < retry => Answer::Retry,
+            _ if drawn < retry + consume.never_ack => Answer::Forget,
+            _ => Answer::Ack,
         }
     }
+}
+
+/// Whether nobody can ever handle this message: every member finds the same.
+pub fn is_poison(share: f64, message: &Received) -> bool {
+    let body = Body::decode(&message.record.body);
+    body.is_ok_and(|body| Rng::new(u64::from(body.message.number())).chance(share))
 }
 
 /// The work on one message.
@@ -183,8 +193,12 @@ impl<R: Runtime> Handling<R> {
                 message.ack();
             }
             Answer::HandBack(delay) => {
-                member.nacked(delivery, delay);
+                member.nacked(delivery, Some(delay));
                 message.nack(delay);
+            }
+            Answer::Retry => {
+                member.nacked(delivery, None);
+                message.nack(Duration::from_secs(1));
             }
             Answer::Forget => {
                 member.forgot(delivery, message);

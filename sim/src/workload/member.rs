@@ -4,7 +4,7 @@
 use std::{cell::RefCell, time::Duration};
 
 use stormglass_core::{
-    client::{Change, MessageQueue, OffsetSource, Unlocked},
+    client::{Change, MessageQueue, OffsetSource, Received, SendBack, Unlocked},
     ids::Name,
     message::{Properties, Record, property},
     runtime::Runtime,
@@ -12,7 +12,7 @@ use stormglass_core::{
 };
 use stormglass_scenarios::tags_of;
 
-use super::Stage;
+use super::{Stage, draft::shard_of};
 use crate::history::{
     Access, Body, DeliveryId, EventKind, From, LockEnd, MemberId, MemberStarted, Mode,
     OffsetSource as Source, ShardId, Subscription, body_hash,
@@ -101,18 +101,32 @@ impl<R: Runtime> Member<R> {
     }
 
     pub fn delivered(&self, broker: &Name, record: &Record) -> DeliveryId {
+        self.got(broker, record, 1, None, None)
+    }
+
+    /// By the client that users link: with what it makes of the record.
+    pub fn received(&self, received: &Received) -> DeliveryId {
+        let Received { broker_name, record, attempts, .. } = received;
+        self.got(broker_name, record, *attempts, Some(&received.topic), None)
+    }
+
+    fn got(
+        &self,
+        broker: &Name,
+        record: &Record,
+        attempt: u32,
+        origin: Option<&str>,
+        lease_until: Option<u64>,
+    ) -> DeliveryId {
         let shared = &self.stage.shared;
         let message = Body::decode(&record.body).ok().map(|body| body.message);
         let properties = Properties(&record.properties);
-        let queue = MessageQueue {
-            topic: record.topic.as_str().into(),
-            broker: broker.clone(),
-            queue: record.queue,
-        };
-        let shard = self.shard(&queue);
-        let (key, tag) = shared.recorder.name(|names| {
+        let shard = shard_of(&self.stage, broker, &record.topic, record.queue);
+        let (key, tag, origin) = shared.recorder.name(|names| {
             let key = properties.get(property::SHARDING_KEY).map(|key| names.key(key));
-            (key, properties.get(property::TAGS).map(|tag| names.tag(tag)))
+            let tag = properties.get(property::TAGS).map(|tag| names.tag(tag));
+            let origin = origin.filter(|origin| **origin != *record.topic);
+            (key, tag, origin.map(|origin| names.topic(origin)))
         });
         let delivery = shared.recorder.next_delivery();
         self.stage.push(EventKind::Delivered {
@@ -125,9 +139,9 @@ impl<R: Runtime> Member<R> {
             body_hash: body_hash(&record.body),
             key,
             tag,
-            attempt: 1,
-            origin: None,
-            lease_until: None,
+            attempt,
+            origin,
+            lease_until,
         });
         delivery
     }
@@ -136,8 +150,8 @@ impl<R: Runtime> Member<R> {
         self.stage.push(EventKind::Acked { delivery });
     }
 
-    pub fn nacked(&self, delivery: DeliveryId, again_after: Duration) {
-        let again_after = Some(again_after.as_micros() as u64);
+    pub fn nacked(&self, delivery: DeliveryId, again_after: Option<Duration>) {
+        let again_after = again_after.map(|after| after.as_micros() as u64);
         self.stage.push(EventKind::Nacked { delivery, again_after });
     }
 
@@ -153,9 +167,6 @@ impl<R: Runtime> Member<R> {
     }
 
     fn shard(&self, queue: &MessageQueue) -> ShardId {
-        self.stage.shared.recorder.name(|names| {
-            let (topic, broker) = (names.topic(&queue.topic), names.lane(&queue.broker));
-            names.shard(topic, broker, queue.queue)
-        })
+        shard_of(&self.stage, &queue.broker, &queue.topic, queue.queue)
     }
 }

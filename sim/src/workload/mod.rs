@@ -3,10 +3,13 @@
 //! sees in the history.
 
 mod consume;
+mod database;
+mod draft;
 mod member;
 mod pace;
 mod produce;
 mod pull;
+mod transact;
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,7 +29,7 @@ use stormglass_core::{
     runtime::Runtime,
     shell::client::{self, Client},
 };
-use stormglass_scenarios::{Role, Scenario, WorkloadKind};
+use stormglass_scenarios::{Role, Scenario, Workload, WorkloadKind};
 
 use crate::{
     disk::Timer,
@@ -34,6 +37,7 @@ use crate::{
     history::{EventKind, LaneId, MemberId, OpId, Recorder, Stop, Unanswered},
     oracle::Facts,
 };
+use database::{Database, Process};
 use pace::Pacer;
 
 /// All clients of one run. Clones are the same clients.
@@ -46,6 +50,8 @@ struct Shared {
     time: Rc<dyn Timer>,
     name_servers: Vec<SocketAddr>,
     machines: BTreeMap<Name, Machine>,
+    /// Of each producer group.
+    databases: BTreeMap<String, Rc<Database>>,
     chaos_is_over: Cell<bool>,
 }
 
@@ -58,7 +64,10 @@ struct Machine {
     incarnations: Cell<u32>,
     /// The membership of the consumer that runs there now.
     joined: Cell<Option<MemberId>>,
-    /// A producer runs there now.
+    /// A process runs there now, the so many-th.
+    runs: Cell<bool>,
+    lives: Cell<u32>,
+    /// A producer there has work under way, or will have.
     produces: Cell<bool>,
     /// Its sends without an outcome.
     open: RefCell<BTreeSet<OpId>>,
@@ -84,6 +93,8 @@ impl Workloads {
                 start_at: node.start_at,
                 incarnations: Cell::new(0),
                 joined: Cell::new(None),
+                runs: Cell::new(false),
+                lives: Cell::new(0),
                 produces: Cell::new(false),
                 open: RefCell::default(),
                 pacer: Pacer::default(),
@@ -92,6 +103,11 @@ impl Workloads {
             Some((Name::from(node.id), machine))
         });
         let machines = members.collect();
+        let groups = scenario.workloads.iter().filter_map(|workload| match &workload.kind {
+            WorkloadKind::Transact(transact) => Some((transact::group(transact), Rc::default())),
+            _ => None,
+        });
+        let databases = groups.collect();
         let chaos_is_over = Cell::new(false);
         Workloads(Rc::new(Shared {
             scenario,
@@ -99,6 +115,7 @@ impl Workloads {
             time,
             name_servers,
             machines,
+            databases,
             chaos_is_over,
         }))
     }
@@ -121,7 +138,11 @@ impl Workloads {
             }
             WorkloadKind::Consume(consume) => consume::run(&stage, consume).await,
             WorkloadKind::Pull(pull) => pull::run(&stage, pull, workload.members).await,
-            WorkloadKind::Transact(_) | WorkloadKind::Pop(_) => {}
+            WorkloadKind::Transact(transact) => {
+                stage.machine().produces.set(true);
+                transact::run(&stage, transact).await;
+            }
+            WorkloadKind::Pop(_) => {}
         }
         stage.client.close().await;
         Stop::Graceful
@@ -131,6 +152,7 @@ impl Workloads {
     pub fn stopped(&self, node: &str, why: Stop) {
         let Some(machine) = self.0.machines.get(node) else { return };
         machine.produces.set(false);
+        machine.runs.set(false);
         let push = |kind| self.0.recorder.push(machine.lane, kind);
         for op in machine.open.take() {
             let (why, tries) = (Unanswered::ProducerGone, produce::MOST_TRIES);
@@ -172,13 +194,32 @@ impl Handlers for Workloads {
 }
 
 impl Shared {
-    /// Whether this member was to stop by now.
+    fn workload(&self, node: &Name) -> &Workload {
+        &self.scenario.workloads[self.machines[node].workload]
+    }
+
+    /// Whether this member was to begin nothing new by now.
     fn is_over(&self, node: &Name) -> bool {
-        let workload = &self.scenario.workloads[self.machines[node].workload];
         let now = Duration::from_micros(self.time.now_us());
-        let produces = matches!(workload.kind, WorkloadKind::Produce(_));
+        let produces = self.workload(node).consumer_group().is_none();
         let chaos_is_over = self.chaos_is_over.get() || now >= self.scenario.run_for;
-        (produces && chaos_is_over) || workload.stop_at.is_some_and(|stop_at| now >= stop_at)
+        (produces && chaos_is_over) || self.has_left(node)
+    }
+
+    /// Whether the file says that it is gone by now.
+    fn has_left(&self, node: &Name) -> bool {
+        let now = Duration::from_micros(self.time.now_us());
+        self.workload(node).stop_at.is_some_and(|stop_at| now >= stop_at)
+    }
+
+    /// Whether it still runs, though it may not be well.
+    fn is_alive(&self, process: Process) -> bool {
+        let machine = self.machines.values().find(|machine| machine.lane == process.lane);
+        machine.is_some_and(|m| m.runs.get() && m.lives.get() == process.life)
+    }
+
+    fn database(&self, group: &str) -> Rc<Database> {
+        self.databases[group].clone()
     }
 
     /// Records a member's pace if it is another one than before.
@@ -211,10 +252,16 @@ impl<R: Runtime> Stage<R> {
         }
         let mut config = ClientConfig::new(shared.name_servers.clone());
         config.client_id = Some(node.to_string());
-        config.producer_group = format!("{node}-group");
+        config.producer_group = match &shared.workload(&node).kind {
+            WorkloadKind::Transact(transact) => transact::group(transact),
+            _ => format!("{node}-group"),
+        };
         // Topics are what the scenario says; nobody makes up another one.
         config.default_topic = None;
         config.send_retries = u32::from(produce::MOST_TRIES) - 1;
+        let machine = &shared.machines[&node];
+        machine.runs.set(true);
+        machine.lives.set(machine.lives.get() + 1);
         let client = client::start(rt.clone(), config);
         Some(Stage { shared, rt, node, client })
     }
@@ -223,12 +270,21 @@ impl<R: Runtime> Stage<R> {
         &self.shared.machines[&*self.node]
     }
 
+    fn process(&self) -> Process {
+        let machine = self.machine();
+        Process { lane: machine.lane, life: machine.lives.get() }
+    }
+
     fn push(&self, kind: EventKind) {
         self.shared.recorder.push(self.machine().lane, kind);
     }
 
     fn is_over(&self) -> bool {
         self.shared.is_over(&self.node)
+    }
+
+    fn has_left(&self) -> bool {
+        self.shared.has_left(&self.node)
     }
 
     async fn sleep(&self, duration: Duration) {

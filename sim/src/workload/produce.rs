@@ -3,15 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use stormglass_core::{
-    client::{Message, SendError, SendOptions, SendReceipt, SendStatus},
+    client::{Message, SendError, SendOptions, SendReceipt},
+    ids::Shard,
     rng::Rng,
     runtime::Runtime,
 };
 use stormglass_scenarios::Produce;
 use tokio::sync::Semaphore;
 
-use super::Stage;
-use crate::history::{Body, EventKind, OpId, Stored, Unanswered, body_hash};
+use super::{
+    Stage,
+    draft::{Delay, Draft, Pattern, Way, shard_of, status_of},
+    draw,
+    transact::refusal,
+};
+use crate::history::{Answered, EventKind, MessageId, OpId, Unanswered};
 
 /// Requests that a client makes of one send, at most.
 pub const MOST_TRIES: u8 = 3;
@@ -21,7 +27,7 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, produce: &Produce) {
     let in_flight = Arc::new(Semaphore::new(produce.in_flight as usize));
     let mut turn = 0;
     while !stage.is_over() {
-        stage.sleep(gap(produce, &mut rng)).await;
+        stage.sleep(pause(f64::from(produce.batch) / produce.rate, &mut rng)).await;
         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
         if stage.is_over() {
             break;
@@ -38,9 +44,24 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, produce: &Produce) {
 }
 
 /// From one send to the next: half as long as the mean to half as long again.
-fn gap(produce: &Produce, rng: &mut Rng) -> Duration {
-    let mean = f64::from(produce.batch) / produce.rate * 1e6;
+pub fn pause(mean_secs: f64, rng: &mut Rng) -> Duration {
+    let mean = mean_secs * 1e6;
     Duration::from_micros((mean / 2.0) as u64 + rng.below(mean as u64 + 1))
+}
+
+fn delay(produce: &Produce, rng: &mut Rng) -> Option<Delay> {
+    if let Some(delay) = produce.delay {
+        let delay = draw(rng, delay);
+        return Some(if rng.chance(0.5) { Delay::After(delay) } else { Delay::At(delay) });
+    }
+    let levels = &produce.delay_levels;
+    let last = levels.len().checked_sub(1)?;
+    Some(Delay::Level(levels[rng.below(last as u64 + 1) as usize]))
+}
+
+/// Some part of a length of time.
+fn part(whole: Duration, rng: &mut Rng) -> Duration {
+    Duration::from_micros(rng.below(whole.as_micros() as u64 + 1))
 }
 
 /// One call of the client, and the messages in it.
@@ -48,59 +69,59 @@ struct Sending<R> {
     stage: Stage<R>,
     messages: Vec<Message>,
     ops: Vec<OpId>,
+    ids: Vec<MessageId>,
     /// Keyed messages keep their order even when several are under way (R3).
     ordered: bool,
     one_way: bool,
+    /// After how much of its delay a message is taken back.
+    recall: Option<Duration>,
+    is_delayed: bool,
 }
 
 impl<R: Runtime> Sending<R> {
     /// Writes the messages and records them: no byte has left yet.
     fn begin(stage: Stage<R>, produce: &Produce, rng: &mut Rng, turn: u64) -> Sending<R> {
-        let recorder = stage.shared.recorder.clone();
-        let key = (produce.keys > 0)
-            .then(|| format!("{}-key-{}", stage.node, turn % u64::from(produce.keys)));
+        let pattern = Pattern {
+            topic: &produce.topic,
+            keys: produce.keys,
+            tags: &produce.tags,
+            size: produce.size,
+        };
         let one_way = rng.chance(produce.one_way);
         let count = if one_way { 1 } else { produce.batch };
-        let batch = (count > 1).then(|| recorder.next_batch());
-        let (mut messages, mut ops) = (Vec::new(), Vec::new());
+        let batch = (count > 1).then(|| stage.shared.recorder.next_batch());
+        let delay = delay(produce, rng);
+        let recall = delay.filter(|_| !one_way && rng.chance(produce.recall));
+        let way = Way {
+            turn,
+            batch,
+            one_way,
+            delay,
+            idempotent: produce.idempotent && !one_way,
+            ..Way::default()
+        };
+        let (mut messages, mut ops, mut ids) = (Vec::new(), Vec::new(), Vec::new());
         for nth in 0..count {
-            let (op, id) = (recorder.next_op(), recorder.next_message());
-            let tag = match produce.tags.len() {
-                0 => None,
-                many => Some(&produce.tags[rng.below(many as u64) as usize]),
-            };
-            let size = produce.size.min + rng.below(produce.size.max - produce.size.min + 1);
             let seq = turn * u64::from(produce.batch) + u64::from(nth);
-            let body = Body { message: id, seq, key: key.as_deref().unwrap_or_default() };
-            let body = body.encode(size as usize);
-            let (topic, key_id, tag_id) = recorder.name(|names| {
-                let key = key.as_deref().map(|key| names.key(key));
-                (names.topic(&produce.topic), key, tag.map(|tag| names.tag(tag)))
-            });
-            stage.push(EventKind::SendBegun {
-                op,
-                message: id,
-                topic,
-                shard: None,
-                key: key_id,
-                tag: tag_id,
-                body_hash: body_hash(&body),
-                size: body.len() as u32,
-                batch,
-                one_way,
-                held: None,
-                idempotent: false,
-            });
-            let mut message = Message::new(&produce.topic, body);
-            message.sharding_key = key.clone();
-            message.tag = tag.cloned();
-            messages.push(message);
-            ops.push(op);
+            let draft = Draft::begin(&stage, &pattern, rng, Way { seq, ..way });
+            messages.push(draft.message);
+            ops.push(draft.op);
+            ids.push(draft.id);
         }
         if !one_way {
             stage.machine().open.borrow_mut().extend(&ops);
         }
-        Sending { stage, messages, ops, ordered: key.is_some(), one_way }
+        let recall = recall.map(|delay| part(delay.length(), rng));
+        Sending {
+            stage,
+            messages,
+            ops,
+            ids,
+            ordered: produce.keys > 0,
+            one_way,
+            recall,
+            is_delayed: delay.is_some(),
+        }
     }
 
     async fn finish(mut self) {
@@ -118,43 +139,53 @@ impl<R: Runtime> Sending<R> {
             (false, _) => client.send_batch_with(messages, options).await,
         };
         match result {
-            Ok(receipt) => self.stored(&receipt),
+            Ok(receipt) => {
+                self.stored(&receipt);
+                self.take_back(&receipt).await;
+            }
             Err(SendError::Refused(rejected)) => {
                 self.failed(|op| EventKind::SendRefused { op, code: rejected.code, tries: 1 })
             }
             Err(SendError::Unknown { tries, .. }) => {
-                let took = self.stage.rt.now().mono.since(begun);
-                let why = match took < Duration::from_secs(1) {
-                    true => Unanswered::ConnectionLost,
-                    false => Unanswered::TimedOut,
-                };
+                let why = unanswered(self.stage.rt.now().mono.since(begun));
                 self.failed(|op| EventKind::SendUnknown { op, why, tries: few(tries) });
             }
         }
     }
 
     fn stored(&mut self, receipt: &SendReceipt) {
-        let shard = self.stage.shared.recorder.name(|names| {
-            let (topic, broker) =
-                (names.topic(&receipt.shard.topic), names.lane(&receipt.broker_name));
-            names.shard(topic, broker, receipt.shard.queue)
-        });
-        let status = match receipt.status {
-            SendStatus::Ok => Stored::AsPromised,
-            _ => Stored::Weakly,
-        };
-        let mut ids = receipt.offset_message_id.split(',');
+        let Shard { topic, queue } = &receipt.shard;
+        let shard = shard_of(&self.stage, &receipt.broker_name, topic, *queue);
+        let (status, tries) = (status_of(receipt), few(receipt.tries));
+        let mut positions = receipt.offset_message_id.split(',').map(position);
         for (nth, op) in self.ops.iter().enumerate() {
-            self.stage.push(EventKind::SendOk {
-                op: *op,
-                shard,
-                queue_offset: receipt.queue_offset + nth as u64,
-                position: ids.next().and_then(position),
-                status,
-                tries: few(receipt.tries),
+            let (op, position) = (*op, positions.next().flatten());
+            self.stage.push(match self.is_delayed {
+                true => EventKind::SendHeld { op, shard, position, status, tries },
+                false => EventKind::SendOk {
+                    op,
+                    shard,
+                    queue_offset: receipt.queue_offset + nth as u64,
+                    position,
+                    status,
+                    tries,
+                },
             });
         }
         self.ended();
+    }
+
+    /// Some delayed messages are taken back before they are due.
+    async fn take_back(&self, receipt: &SendReceipt) {
+        let (Some(after), Some(handle)) = (self.recall, &receipt.recall_handle) else { return };
+        let message = self.ids[0];
+        self.stage.sleep(after).await;
+        self.stage.push(EventKind::RecallBegun { message });
+        let answered = match self.stage.client.recall(handle).await {
+            Ok(()) => Answered::Ok,
+            Err(error) => refusal(&error),
+        };
+        self.stage.push(EventKind::RecallAnswered { message, answered });
     }
 
     fn failed(&mut self, outcome: impl Fn(OpId) -> EventKind) {
@@ -172,7 +203,15 @@ impl<R: Runtime> Sending<R> {
     }
 }
 
-fn few(tries: u32) -> u8 {
+/// Why a send has no outcome that took so long.
+pub fn unanswered(took: Duration) -> Unanswered {
+    match took < Duration::from_secs(1) {
+        true => Unanswered::ConnectionLost,
+        false => Unanswered::TimedOut,
+    }
+}
+
+pub fn few(tries: u32) -> u8 {
     tries.min(u32::from(MOST_TRIES)) as u8
 }
 
