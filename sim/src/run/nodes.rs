@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use stormglass_core::{
-    broker::BrokerConfig,
+    broker::{BrokerConfig, CheckBack},
     client::ClientConfig,
     ids::Name,
     log::LogConfig,
@@ -136,6 +136,14 @@ fn broker(
         log: LogConfig { segment_bytes: cluster.segment_bytes, ..LogConfig::default() },
         retain_for: cluster.retain_for,
         auto_create_topics: false,
+        lock_lease: cluster.lock_lease,
+        check_back: CheckBack {
+            first: cluster.checks.after,
+            every: cluster.checks.every,
+            longest: cluster.checks.longest,
+            at_most: cluster.checks.at_most,
+            ..CheckBack::default()
+        },
         ..BrokerConfig::new(addr)
     })
 }
