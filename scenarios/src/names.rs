@@ -50,11 +50,11 @@ pub const RECOVERABLE: [&str; 13] = [
 /// What is counted besides faults: what clients saw, by what they did (the
 /// first rows), and what happened inside machines (the last two).
 #[rustfmt::skip]
-pub const MARKS: [&str; 50] = [
+pub const MARKS: [&str; 51] = [
     "send-ok", "send-refused", "send-unknown", "idempotent-retry", "delayed", "recall",
     "half", "commit", "rollback", "end-unknown", "end-lost", "end-twice", "end-contrary",
     "end-conflict", "check-back", "check-elsewhere",
-    "delivery", "redelivery", "ack", "nack", "retry", "send-back", "send-back-failed",
+    "delivery", "redelivery", "ack", "nack", "retry", "timed-out", "send-back", "send-back-failed",
     "dead-letter", "rebalance", "lock", "lock-lost", "pop", "lease-expiry", "lease-change",
     "late-ack", "offset-reset", "queue-growth",
     "parked", "resumed", "lock-hand-over", "group-loss", "subscription-conflict", "expiry",

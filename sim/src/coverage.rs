@@ -97,6 +97,7 @@ impl Counter<'_> {
                 self.known.answered.insert(*delivery);
                 "nack"
             }
+            EventKind::TimedOut { .. } => "timed-out",
             EventKind::SendBackAnswered { answered: Answered::Ok, .. } => "send-back",
             EventKind::SendBackAnswered { .. } => "send-back-failed",
             EventKind::LeaseAnswered { answered: Answered::Ok, .. } => "lease-change",

@@ -186,6 +186,11 @@ pub enum EventKind {
         /// absent.
         again_after: Option<u64>,
     },
+    /// The client wants it again later: its handler takes too long. What the
+    /// handler says afterwards counts for nothing.
+    TimedOut {
+        delivery: DeliveryId,
+    },
     /// The handler will never answer, on purpose.
     Forgotten {
         delivery: DeliveryId,

@@ -240,6 +240,9 @@ impl Story<'_> {
             EventKind::Forgotten { delivery } => {
                 write!(f, "forgets delivery {}", delivery.number())
             }
+            EventKind::TimedOut { delivery } => {
+                write!(f, "gives up waiting for the handler of delivery {}", delivery.number())
+            }
             EventKind::SendBackBegun { delivery } => {
                 write!(f, "sends delivery {} back", delivery.number())
             }

@@ -140,6 +140,7 @@ impl<'a> Teller<'a> {
             EventKind::Acked { delivery }
             | EventKind::AckAnswered { delivery, .. }
             | EventKind::Nacked { delivery, .. }
+            | EventKind::TimedOut { delivery }
             | EventKind::SendBackBegun { delivery }
             | EventKind::SendBackAnswered { delivery, .. }
             | EventKind::LeaseAsked { delivery, .. }
@@ -272,6 +273,7 @@ fn kind(kind: &EventKind) -> Kind {
         EventKind::Delivered { .. } => Kind::Deliver,
         EventKind::Acked { .. } => Kind::Ack,
         EventKind::Nacked { .. }
+        | EventKind::TimedOut { .. }
         | EventKind::SendBackBegun { .. }
         | EventKind::SendBackAnswered { .. }
         | EventKind::DeadLetter { .. } => Kind::Retry,

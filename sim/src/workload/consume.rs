@@ -25,7 +25,7 @@ const LAST_WORK: DurationRange = DurationRange::millis(2_000, 2_000);
 
 pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
     let mut rng = Rng::new(stage.rt.entropy());
-    let member = Rc::new(Member::start(stage, &joining(consume)));
+    let member = Rc::new(Member::start(stage, &joining(stage, consume)));
     let config = config(stage, consume);
     let mut consumer = loop {
         match stage.unless_over(stage.client.subscribe(config.clone())).await {
@@ -70,7 +70,9 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
     member.stopped();
 }
 
-fn joining(consume: &Consume) -> Joining<'_> {
+fn joining<'a, R: Runtime>(stage: &Stage<R>, consume: &'a Consume) -> Joining<'a> {
+    let groups = &stage.shared.scenario.cluster.groups;
+    let group = groups.iter().find(|group| group.name == consume.group);
     Joining {
         group: &consume.group,
         topics: &consume.topics,
@@ -85,6 +87,7 @@ fn joining(consume: &Consume) -> Joining<'_> {
             From::First => history::From::First,
             From::Last => history::From::Last,
         },
+        max_attempts: consume.max_attempts.or(group.map(|group| group.max_attempts)),
     }
 }
 
@@ -102,6 +105,13 @@ fn config<R: Runtime>(stage: &Stage<R>, consume: &Consume) -> ConsumerConfig {
     if consume.model == Model::Broadcasting {
         config = config.broadcasting();
         config.local_offsets = stage.machine().offsets.borrow().clone();
+    }
+    config.max_retries = consume.max_attempts.map(|attempts| attempts - 1);
+    if let Some(timeout) = consume.consume_timeout {
+        config.consume_timeout = timeout;
+    }
+    if let Some(renewal) = consume.lock_renewal {
+        (config.lock_renewal, config.lock_validity) = (renewal, renewal * 3 / 2);
     }
     // Nothing waits in the client for a hand to be free, unless some messages
     // are never answered and keep theirs.
@@ -198,7 +208,7 @@ impl<R: Runtime> Handling<R> {
             }
             Answer::Retry => {
                 member.nacked(delivery, None);
-                message.nack(Duration::from_secs(1));
+                message.retry();
             }
             Answer::Forget => {
                 member.forgot(delivery, message);

@@ -1,7 +1,7 @@
 //! What a consumer records: that it is a member, which shards it owns, and
 //! each message from its delivery to the answer.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use stormglass_core::{
     client::{Change, MessageQueue, OffsetSource, Received, SendBack, Unlocked},
@@ -14,7 +14,7 @@ use stormglass_scenarios::tags_of;
 
 use super::{Stage, draft::shard_of};
 use crate::history::{
-    Access, Body, DeliveryId, EventKind, From, LockEnd, MemberId, MemberStarted, Mode,
+    Access, Answered, Body, DeliveryId, EventKind, From, LockEnd, MemberId, MemberStarted, Mode,
     OffsetSource as Source, ShardId, Subscription, body_hash,
 };
 
@@ -24,6 +24,8 @@ pub struct Member<R> {
     id: MemberId,
     /// Forgotten messages: to drop them would be to hand them back.
     kept: RefCell<Vec<Delivery>>,
+    /// The latest delivery of each slot.
+    latest: RefCell<BTreeMap<(ShardId, u64), DeliveryId>>,
 }
 
 /// What a member asks its group for.
@@ -35,6 +37,7 @@ pub struct Joining<'a> {
     pub access: Access,
     pub orderly: bool,
     pub from: From,
+    pub max_attempts: Option<u32>,
 }
 
 impl<R: Runtime> Member<R> {
@@ -61,9 +64,9 @@ impl<R: Runtime> Member<R> {
             orderly: joining.orderly,
             from: joining.from,
             subscriptions,
-            max_attempts: None,
+            max_attempts: joining.max_attempts,
         })));
-        Member { stage: stage.clone(), id, kept: RefCell::default() }
+        Member { stage: stage.clone(), id, kept: RefCell::default(), latest: RefCell::default() }
     }
 
     pub fn changed(&self, change: Change) {
@@ -96,7 +99,23 @@ impl<R: Runtime> Member<R> {
                 };
                 self.stage.push(EventKind::Unlocked { member, shard, why });
             }
-            Change::SendBack { .. } | Change::TimedOut { .. } => {}
+            Change::SendBack { queue, offset, step } => {
+                let Some(delivery) = self.latest(&queue, offset) else { return };
+                let answered = match step {
+                    SendBack::Begun => {
+                        return self.stage.push(EventKind::SendBackBegun { delivery });
+                    }
+                    SendBack::Taken => Answered::Ok,
+                    SendBack::Refused { code } => Answered::Refused { code },
+                    SendBack::Lost => Answered::Unknown,
+                };
+                self.stage.push(EventKind::SendBackAnswered { delivery, answered });
+            }
+            Change::TimedOut { queue, offset } => {
+                if let Some(delivery) = self.latest(&queue, offset) {
+                    self.stage.push(EventKind::TimedOut { delivery });
+                }
+            }
         }
     }
 
@@ -129,6 +148,7 @@ impl<R: Runtime> Member<R> {
             (key, tag, origin.map(|origin| names.topic(origin)))
         });
         let delivery = shared.recorder.next_delivery();
+        self.latest.borrow_mut().insert((shard, record.queue_offset), delivery);
         self.stage.push(EventKind::Delivered {
             delivery,
             member: self.id,
@@ -164,6 +184,11 @@ impl<R: Runtime> Member<R> {
     pub fn stopped(&self) {
         self.stage.machine().joined.set(None);
         self.stage.push(EventKind::MemberStopped { member: self.id });
+    }
+
+    fn latest(&self, queue: &MessageQueue, offset: i64) -> Option<DeliveryId> {
+        let slot = (self.shard(queue), u64::try_from(offset).ok()?);
+        self.latest.borrow().get(&slot).copied()
     }
 
     fn shard(&self, queue: &MessageQueue) -> ShardId {

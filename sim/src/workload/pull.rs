@@ -31,6 +31,7 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, pull: &Pull, members: u32) {
             access: history::Access::Pull,
             orderly: false,
             from: history::From::First,
+            max_attempts: None,
         },
     );
     let mut reader = Reader {
