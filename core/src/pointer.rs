@@ -120,6 +120,15 @@ impl Hold {
         out.extend_from_slice(&bytes);
     }
 
+    /// The queue offset that the answer to its send says: nobody knows the real
+    /// one yet.
+    pub fn answered_offset(&self) -> u64 {
+        match self {
+            Hold::Half { number, .. } => *number,
+            Hold::Until { .. } => 0,
+        }
+    }
+
     /// `at` is where it lies, for the error.
     pub fn decode(bytes: &[u8], at: Position) -> Result<Hold, Corrupt> {
         postcard::from_bytes(bytes).map_err(|error| corrupt(at, format!("not a hold: {error}")))

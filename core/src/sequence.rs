@@ -1,43 +1,61 @@
-//! What an idempotent producer writes on each message, as a property that plain
-//! clients ignore: who it is, and which of its messages to that shard this is.
+//! Which of its producer's messages a message is: what an idempotent producer
+//! says with a send, and the broker writes on the record as a property that
+//! clients ignore, so that replaying the log knows it again.
 //!
-//! The broker stores messages of one producer, epoch and shard in the order of
-//! their numbers, each once: a repetition is answered with the receipt of the
-//! first copy (D1), a message that came too early is refused (R3).
+//! Messages of one producer, epoch and shard are stored in the order of their
+//! numbers, each once: a repetition is answered with the receipt of the first
+//! copy (D1), a message that comes before its predecessor is refused (R3).
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-/// The property's name.
+use crate::message::Properties;
+
+/// The property's name. Only the broker writes it.
 pub const PROPERTY: &str = "__PRODUCER_SEQUENCE";
-/// The longest producer id, in bytes.
-pub const MAX_PRODUCER: usize = 120;
 
 /// The place of a message among those of its producer to its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp<'a> {
-    /// Without spaces.
-    pub producer: &'a str,
-    /// Grows with each life of the producer, and whenever it starts again at 0;
-    /// lower ones are fenced from then on.
-    pub epoch: u64,
+pub struct Stamp {
+    pub producer: u64,
+    /// Grows whenever the producer starts again at 0; lower ones are fenced from
+    /// then on.
+    pub epoch: u32,
     /// From 0, without gaps within a producer, epoch and shard.
     pub sequence: u64,
 }
 
-impl<'a> Stamp<'a> {
+impl Stamp {
     /// Reads `producer epoch sequence`; none if a word is missing or unusable.
-    pub fn parse(text: &'a str) -> Option<Stamp<'a>> {
+    pub fn parse(text: &str) -> Option<Stamp> {
         let mut words = text.split(' ');
-        let [producer, epoch, sequence] = std::array::from_fn(|_| words.next());
-        let producer = producer.filter(|id| !id.is_empty() && id.len() <= MAX_PRODUCER)?;
-        if words.next().is_some() {
+        let [producer, epoch, sequence, none] = std::array::from_fn(|_| words.next());
+        if none.is_some() {
             return None;
         }
-        Some(Stamp { producer, epoch: epoch?.parse().ok()?, sequence: sequence?.parse().ok()? })
+        let (producer, epoch) = (producer?.parse().ok()?, epoch?.parse().ok()?);
+        Some(Stamp { producer, epoch, sequence: sequence?.parse().ok()? })
+    }
+
+    /// The properties to store: with this stamp and no other. A message that an
+    /// application read somewhere and sends on may carry a strange one.
+    pub fn on(stamp: Option<Stamp>, properties: &[u8]) -> Cow<'_, [u8]> {
+        let mut pairs = properties.split(|byte| *byte == 2);
+        let has_one = pairs.any(|pair| pair.starts_with(PROPERTY.as_bytes()));
+        if stamp.is_none() && !has_one {
+            return Cow::Borrowed(properties);
+        }
+        let mut out = Vec::with_capacity(properties.len() + 64);
+        for (key, value) in Properties(properties).iter().filter(|(key, _)| *key != PROPERTY) {
+            Properties::put(&mut out, key, value);
+        }
+        if let Some(stamp) = stamp {
+            Properties::put(&mut out, PROPERTY, &stamp.to_string());
+        }
+        Cow::Owned(out)
     }
 }
 
-impl fmt::Display for Stamp<'_> {
+impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.producer, self.epoch, self.sequence)
     }
@@ -49,10 +67,22 @@ mod tests {
 
     #[test]
     fn a_stamp_reads_as_it_was_written() {
-        let stamp = Stamp { producer: "10.0.0.1@7", epoch: 3, sequence: u64::MAX };
+        let stamp = Stamp { producer: u64::MAX, epoch: 3, sequence: 7 };
         assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
-        for bad in ["", "p", "p 1", " 1 2", "p 1 2 3", "p -1 2", "p 1 x"] {
+        for bad in ["", "1", "1 2", "1 2 3 4", "1 -1 2", "1 2 x"] {
             assert_eq!(Stamp::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_strange_stamp_does_not_stay() {
+        let stamp = |sequence| Stamp { producer: 1, epoch: 2, sequence };
+        // As old clients write them, without a final separator.
+        let stamped = Stamp::on(Some(stamp(3)), b"TAGS\x01a");
+        assert_eq!(Properties(&stamped).get("TAGS"), Some("a"));
+        let again = Stamp::on(Some(stamp(4)), &stamped);
+        assert_eq!(Properties(&again).get(PROPERTY), Some("1 2 4"));
+        assert_eq!(Properties(&Stamp::on(None, &stamped)).get(PROPERTY), None);
+        assert!(matches!(Stamp::on(None, b"TAGS\x01a"), Cow::Borrowed(_)));
     }
 }

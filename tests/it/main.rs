@@ -8,5 +8,6 @@ mod orderly;
 mod real_smoke;
 mod retries;
 mod scenarios;
+mod sequences;
 mod transactions;
 mod transcripts;

@@ -3,23 +3,24 @@
 
 use super::{
     Broker,
-    command::{Command, TopicConfig},
+    command::Command,
     config::limit,
+    dead_letters,
     leases::{Change, Ending, Terms},
     pop::retry_topic,
     propose::Answer,
+    retry::fitting,
     state::RETRY_PREFIX,
 };
 use crate::{
     error::{Rejected, StoreError},
     ids::{ConnId, Name, Shard},
-    message::{offset_message_id, property},
     pointer::{Appearance, Settles},
     runtime::Disk,
     time::Now,
     wire::{
         Frame,
-        body::{BatchAck, perm},
+        body::BatchAck,
         code,
         header::{AckHeader, ChangeInvisibleHeader, ChangeInvisibleReply, ReceiptHandle},
     },
@@ -242,35 +243,25 @@ impl<D: Disk> Broker<D> {
         let Some(mut shows) = stored.appearance() else { return Ok(Next::Lost) };
         let most = self.state.group(group).map_or(0, |group| group.retry_max);
         let is_dead = in_order || stored.reconsume_times() >= most;
-        let origin = offset_message_id(self.config.host, stored.origin);
-        for (key, value) in
-            [(property::RETRY_TOPIC, &*shows.topic), (property::ORIGIN_MESSAGE_ID, &origin)]
-        {
-            if stored.property(key).is_none() {
-                shows.patch.set(key, value);
-            }
-        }
-        shows.patch.reconsume_times = Some(stored.reconsume_times().saturating_add(1));
-        shows.queue = 0;
-        shows.topic = if is_dead {
-            format!("%DLQ%{group}").into()
-        } else if shard.topic.starts_with(RETRY_PREFIX) {
-            shard.topic.clone()
+        let mut bare = shows.clone();
+        bare.queue = 0;
+        bare.patch.reconsume_times = Some(stored.reconsume_times().saturating_add(1));
+        let shows = if is_dead {
+            bare.topic = dead_letters::topic_of(group).name;
+            self.dead_letter(group, &stored, shows)
         } else {
-            retry_topic(group, &shard.topic)
+            self.sent_again(&stored, &mut shows);
+            if !shard.topic.starts_with(RETRY_PREFIX) {
+                shows.topic = retry_topic(group, &shard.topic);
+            }
+            shows.queue = 0;
+            bare.topic = shows.topic.clone();
+            fitting(&stored, shows)
         };
-        if self.state.find_queue(&shows.topic, 0).is_some() {
-            return Ok(Next::Appears(shows));
-        }
-        let dead_letters = TopicConfig {
-            name: shows.topic,
-            read_queues: 1,
-            write_queues: 1,
-            perm: perm::READ | perm::WRITE,
-            order: false,
-        };
-        self.propose_command(Command::Topic(dead_letters), Answer::Nothing)?;
-        Ok(Next::Later)
+        // One that has no room for what retries add comes again without that.
+        let shows = shows.unwrap_or(bare);
+        let is_there = self.state.find_queue(&shows.topic, 0).is_some();
+        Ok(if is_there { Next::Appears(shows) } else { Next::Later })
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::{
     Broker, Output, Phase,
     command::Command,
@@ -10,7 +12,8 @@ use super::{
     halves::Fate,
     leases,
     propose::{Answer, Proposal, Proposed},
-    state::Dispatch,
+    sequences::{Receipt, stamp_of},
+    state::{Dispatch, QueueKey},
     timers,
 };
 use crate::{
@@ -121,6 +124,7 @@ impl<D: Disk> Broker<D> {
             }
         };
         self.answer(answer);
+        self.numbered_to(self.applied.position);
         Ok(())
     }
 
@@ -145,12 +149,23 @@ impl<D: Disk> Broker<D> {
         }
         match entry.kind {
             Kind::Messages => {
+                let mut first = None;
                 for (position, bytes) in &entry.parts {
                     let dispatch = self.state.dispatch(bytes, *position)?;
+                    first.get_or_insert((dispatch.to, dispatch.offset));
                     self.apply_dispatch(dispatch)?;
                 }
+                if let Some((to, offset)) = first {
+                    self.replay_number(to, offset, &entry.parts)?;
+                }
             }
-            Kind::Held => self.state.apply_held(&Held::of_parts(entry.place.start, &entry.parts)?),
+            Kind::Held => {
+                let held = Held::of_parts(entry.place.start, &entry.parts)?;
+                self.state.apply_held(&held);
+                let (at, record) = &entry.parts[0];
+                let to = self.state.dispatch(record, *at)?.to;
+                self.replay_number(to, held.hold.answered_offset(), &entry.parts[..1])?;
+            }
             Kind::Pointers => {
                 for (position, bytes) in &entry.parts {
                     let pointer = Pointer::decode(bytes, *position)?;
@@ -170,6 +185,21 @@ impl<D: Disk> Broker<D> {
         }
         self.applied_to(entry.place);
         Ok(true)
+    }
+
+    /// Remembers the number of a send that an earlier process took.
+    fn replay_number(
+        &mut self,
+        to: QueueKey,
+        offset: u64,
+        parts: &[(Position, Bytes)],
+    ) -> Result<(), StoreError> {
+        let Some((at, record)) = parts.first() else { return Ok(()) };
+        if let Some(stamp) = stamp_of(record, *at)? {
+            let positions = parts.iter().map(|(position, _)| *position).collect();
+            self.state.sequences.apply(to, stamp, Receipt::new(stamp, offset, positions));
+        }
+        Ok(())
     }
 
     fn applied_to(&mut self, place: Place) {

@@ -83,6 +83,10 @@ pub mod limit {
     pub const SUBSCRIPTIONS: usize = 4096;
     /// A message this close to the log's end counts as at hand, in bytes.
     pub const AT_HAND: u64 = 1 << 30;
+    /// Producers and queues whose numbered sends are remembered, and the last
+    /// requests (and messages) of each.
+    pub const SERIES: usize = 4096;
+    pub const RECEIPTS: usize = 256;
     /// The longest that a popped message stays invisible.
     pub const INVISIBLE: Duration = Duration::from_secs(3 * 24 * 3600);
     /// Messages of one answer to a pop (RocketMQ).

@@ -24,6 +24,7 @@ mod register;
 mod retention;
 mod retry;
 mod send;
+mod sequences;
 mod session;
 mod snapshot;
 mod state;
@@ -52,6 +53,7 @@ use self::{
     pull::Pull,
     register::Registration,
     retention::Retention,
+    sequences::Sequencing,
     session::Sessions,
     snapshot::Snapshotting,
     state::{Dispatch, State},
@@ -165,6 +167,7 @@ pub struct Broker<D: Disk> {
     /// Proposed entries in log order, and the messages in them.
     proposed: VecDeque<Proposed>,
     dispatches: VecDeque<Dispatch>,
+    sequencing: Sequencing,
     awaiting: Awaiting,
     /// The sync that makes the note of an orderly stop durable.
     stop_noted: Option<SyncTicket>,
@@ -203,6 +206,8 @@ pub struct Counters {
     pub sent_back: u64,
     pub corrupt_reads: u64,
     pub snapshots: u64,
+    /// Numbered sends that were repeated, and answered like the first copy.
+    pub repeated: u64,
     /// Popped messages whose lease ended before they were acknowledged.
     pub revived: u64,
     /// Those among them that retention had taken.
@@ -242,6 +247,7 @@ impl<D: Disk> Broker<D> {
             replica,
             proposed: VecDeque::new(),
             dispatches: VecDeque::new(),
+            sequencing: Sequencing::default(),
             awaiting: Awaiting::default(),
             stop_noted: None,
             sessions: Sessions::default(),

@@ -83,8 +83,13 @@ impl<D: Disk> Broker<D> {
     ) -> Result<(), StoreError> {
         let first = self.dispatches.len() - count as usize;
         let place = self.append_dispatched(first)?;
+        let positions = self.dispatches.range(first..).map(|dispatch| dispatch.entry.position);
         if let Answer::Send(answer) = &mut answer {
-            answer.placed(self.dispatches.range(first..).map(|dispatch| dispatch.entry.position));
+            answer.placed(positions.clone());
+        }
+        if self.has_number() {
+            let positions = positions.collect();
+            self.numbered(place.end, self.dispatches[first].offset, positions);
         }
         self.counters.appended += u64::from(count);
         self.proposed.push_back(Proposed { place, what: Proposal::Messages { count, answer } });
@@ -109,6 +114,7 @@ impl<D: Disk> Broker<D> {
         if let Answer::Send(answer) = &mut answer {
             answer.placed([at].into_iter());
         }
+        self.numbered(place.end, hold.answered_offset(), vec![at]);
         self.counters.appended += 1;
         let held = Held { at, size, store_wall: now.wall, hold };
         self.proposed.push_back(Proposed { place, what: Proposal::Held { held, answer } });

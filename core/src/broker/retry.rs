@@ -211,7 +211,7 @@ impl<D: Disk> Broker<D> {
     }
 
     /// How it appears among the dead letters, whose queue is seen to.
-    fn dead_letter(
+    pub(super) fn dead_letter(
         &mut self,
         group: &Name,
         stored: &Stored,
@@ -240,7 +240,7 @@ impl<D: Disk> Broker<D> {
     }
 
     /// What is the same for every way back.
-    fn sent_again(&self, stored: &Stored, shows: &mut Appearance) {
+    pub(super) fn sent_again(&self, stored: &Stored, shows: &mut Appearance) {
         let origin = offset_message_id(self.config.host, stored.origin);
         let patch = &mut shows.patch;
         for (key, value) in
@@ -347,7 +347,7 @@ impl<D: Disk> Broker<D> {
 
 /// Refuses what no record could hold: what is added to a message's properties
 /// may be too much for one that is full of them.
-fn fitting(stored: &Stored, shows: Appearance) -> Result<Appearance, Rejected> {
+pub(super) fn fitting(stored: &Stored, shows: Appearance) -> Result<Appearance, Rejected> {
     let properties = Peek(&stored.record).properties().unwrap_or(Properties(&[]));
     if shows.patch.properties(properties).len() > MAX_PROPERTIES {
         let remark = "the message has no room for the properties of a retry";

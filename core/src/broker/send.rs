@@ -8,6 +8,7 @@ use super::{
     dead_letters::{self, DLQ_PREFIX},
     delay,
     propose::Answer,
+    sequences::Receipt,
     state::{DEFAULT_TOPIC, Dispatch, QueueKey, RETRY_PREFIX},
     transactions::is_half,
 };
@@ -22,6 +23,7 @@ use crate::{
     pointer::Hold,
     queue::QueueEntry,
     runtime::Disk,
+    sequence::Stamp,
     time::Now,
     wire::{
         Frame, RecallHandle,
@@ -114,6 +116,9 @@ impl<D: Disk> Broker<D> {
             }
         };
         let to = QueueKey { topic: number, queue };
+        if self.is_repeated(conn, &frame, &header, to)? {
+            return Ok(());
+        }
         let outer = Properties(header.properties.unwrap_or_default().as_bytes());
         if is_half(&header, outer) {
             if batch {
@@ -236,13 +241,11 @@ impl<D: Disk> Broker<D> {
                 format!("a body of {} bytes is beyond {MAX_BODY}", message.body.len()),
             ));
         }
-        if message.properties.len() > MAX_PROPERTIES {
+        let properties = Stamp::on(self.take_stamp(), message.properties);
+        if properties.len() > MAX_PROPERTIES {
             return Err(Rejected::new(
                 code::MESSAGE_ILLEGAL,
-                format!(
-                    "properties of {} bytes are beyond {MAX_PROPERTIES}",
-                    message.properties.len()
-                ),
+                format!("properties of {} bytes are beyond {MAX_PROPERTIES}", properties.len()),
             ));
         }
         let record = Record {
@@ -258,7 +261,7 @@ impl<D: Disk> Broker<D> {
             store_host: self.config.host,
             reconsume_times: header.reconsume_times.unwrap_or(0),
             prepared_position: 0,
-            properties: message.properties,
+            properties: &properties[..],
             body: message.body,
         };
         let size = record.encoded_len() as u32;
@@ -374,6 +377,21 @@ impl SendAnswer {
             transaction_id: properties.get(property::UNIQ_KEY).map(str::to_owned),
             recall: None,
         }))
+    }
+
+    /// The answer to a repeated send: what the first copy's said.
+    pub fn repeated(
+        conn: ConnId,
+        frame: &Frame,
+        header: &SendHeader<'_>,
+        queue: u32,
+        receipt: &Receipt,
+    ) -> Answer {
+        let mut answer = SendAnswer::prepare(conn, frame, header, queue, receipt.offset);
+        if let Answer::Send(answer) = &mut answer {
+            answer.placed(receipt.positions.iter().copied());
+        }
+        answer
     }
 
     /// Fills in where the messages lie, which is known once they are appended.

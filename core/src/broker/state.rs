@@ -12,6 +12,7 @@ use super::{
     leases::{self, Leases, SharedQueue},
     locks::{Locks, Owner},
     retry::SentBack,
+    sequences::{Sequences, SequencesSnapshot},
     timers::{self, Timer, Timers},
 };
 use crate::{
@@ -63,6 +64,7 @@ pub struct State {
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
     pub locks: Locks,
     pub leases: Leases,
+    pub sequences: Sequences,
     pub halves: Halves,
     pub timers: Timers,
     pub sent_back: SentBack,
@@ -85,6 +87,7 @@ impl State {
             offsets: BTreeMap::new(),
             locks: Locks::default(),
             leases: Leases::default(),
+            sequences: Sequences::default(),
             halves: Halves::default(),
             timers: Timers::default(),
             sent_back: SentBack::default(),
@@ -404,6 +407,7 @@ impl State {
                 .collect(),
             locks: self.locks.snapshot(),
             leases: self.leases.snapshot(),
+            sequences: self.sequences.snapshot(),
             halves: self.halves.snapshot(),
             timers: self.timers.snapshot(),
             sent_back: self.sent_back.clone(),
@@ -440,6 +444,7 @@ impl State {
         state.async_flush = snapshot.async_flush;
         state.locks = Locks::restore(snapshot.locks);
         state.leases = Leases::restore(snapshot.leases);
+        state.sequences = Sequences::restore(snapshot.sequences);
         state.expired = snapshot.expired;
         state.halves = Halves::restore(snapshot.halves)
             .ok_or_else(|| corrupt("half messages that contradict themselves".into()))?;
@@ -477,6 +482,7 @@ struct Snapshot {
     offsets: Vec<OffsetCommit>,
     locks: Vec<(Name, Shard, Owner)>,
     leases: Vec<SharedQueue>,
+    sequences: SequencesSnapshot,
     halves: HalvesSnapshot,
     timers: timers::Snapshot,
     sent_back: SentBack,
