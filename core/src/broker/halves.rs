@@ -236,9 +236,10 @@ impl Halves {
         self.open.iter().map(|(at, half)| (*at, half))
     }
 
-    /// Undecided halves behind `after`, oldest first.
-    pub fn open_after(&self, after: Position) -> impl Iterator<Item = (Position, &Half)> {
-        self.open.range(Position(after.0.saturating_add(1))..).map(|(at, half)| (*at, half))
+    /// Those behind `after`.
+    pub fn open_after(&self, after: Option<Position>) -> impl Iterator<Item = (Position, &Half)> {
+        let from = after.map_or(Position(0), |after| Position(after.0.saturating_add(1)));
+        self.open.range(from..).map(|(at, half)| (*at, half))
     }
 
     pub fn len(&self) -> usize {

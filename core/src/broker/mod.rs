@@ -62,6 +62,7 @@ use self::{
 pub use self::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
     config::BrokerConfig,
+    halves::Totals,
     locks::Owner,
     transactions::CheckBack,
     view::View,
@@ -469,6 +470,10 @@ impl<D: Disk> Broker<D> {
             request::CHANGE_MESSAGE_INVISIBLE_TIME => self.change_invisible(now, conn, &frame),
             request::LOCK_BATCH_MQ => self.lock_queues(now, conn, frame),
             request::UNLOCK_BATCH_MQ => self.unlock_queues(conn, &frame),
+            request::LIST_HALVES => self.list_halves(now, conn, &frame),
+            request::SHOW_HALF => self.show_half(now, conn, &frame),
+            request::SETTLE_HALF => self.settle_half(now, conn, &frame),
+            request::RESUME_CHECK_HALF_MESSAGE => self.resume_half(now, conn, &frame),
             request::END_TRANSACTION => self.end_transaction(now, conn, &frame),
             request::HEART_BEAT => self.heartbeat(now, conn, frame),
             request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),

@@ -4,6 +4,7 @@
 
 mod check_back;
 mod checks;
+mod inspect;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Rejected, StoreError},
-    ids::{ConnId, Position},
+    ids::{ConnId, Name, Position},
     log::Kind,
     message::{MAX_GROUP, Peek, Properties, property, sys_flag},
     pointer::{Held, Hold, Settles},
@@ -68,6 +69,10 @@ enum Standing {
 impl Transactions {
     pub fn deadline(&self) -> Option<Time> {
         self.checks.deadline()
+    }
+
+    pub fn unreachable(&self) -> impl Iterator<Item = &Name> {
+        self.checks.asleep()
     }
 
     pub fn closed(&mut self, conn: ConnId) {

@@ -1,6 +1,6 @@
 //! What the simulator's probe and an operator may look at. Reading only.
 
-use super::{Broker, Counters, Phase, locks::Owner};
+use super::{Broker, Counters, Phase, halves::Totals, locks::Owner};
 use crate::{
     ids::{Name, Position, Shard},
     runtime::Disk,
@@ -113,6 +113,18 @@ impl<'a, D: Disk> View<'a, D> {
     /// Messages that retention took.
     pub fn expired(&self) -> u64 {
         self.0.state.expired
+    }
+
+    /// Undecided half messages, and what became of the others.
+    pub fn transactions(&self) -> (usize, Totals) {
+        (self.0.state.halves.len(), self.0.state.halves.totals())
+    }
+
+    /// Producer groups that should be asked about transactions, and have no
+    /// member to ask, with their undecided halves.
+    pub fn unreachable_producers(&self) -> impl Iterator<Item = (&'a Name, u32)> {
+        let halves = &self.0.state.halves;
+        self.0.transactions.unreachable().map(|group| (group, halves.group(group).open))
     }
 
     pub fn counters(&self) -> Counters {

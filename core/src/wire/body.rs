@@ -5,6 +5,7 @@
 mod batch;
 mod dialect;
 mod group;
+mod halves;
 mod heartbeat;
 mod locks;
 mod queues;
@@ -13,6 +14,7 @@ mod subscription;
 
 pub use batch::{BatchRecord, BatchRecords, put_batch_record};
 pub use group::{RetryPolicy, SubscriptionGroup};
+pub use halves::{HalfInfo, HalfList, HalfState, ProducerGroup};
 pub use heartbeat::{
     ConsumeFrom, ConsumeType, ConsumerData, ConsumerIds, HeartbeatData, MessageModel,
 };
@@ -62,6 +64,8 @@ macro_rules! json_body {
     )*};
 }
 json_body!(
+    HalfInfo = "half message",
+    HalfList = "list of half messages",
     HeartbeatData = "heartbeat",
     ConsumerIds = "list of consumers",
     TopicRoute = "route",

@@ -10,6 +10,7 @@ mod output;
 mod produce;
 mod serve;
 mod topic;
+mod txn;
 
 use std::{error::Error, fmt};
 
@@ -37,6 +38,9 @@ enum Command {
     /// Look at what groups could not process, and replay it.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Look at transactions that nobody decided, and decide them.
+    #[command(subcommand)]
+    Txn(txn::Txn),
     /// Send messages.
     Produce(produce::Produce),
     /// Receive messages.
@@ -53,6 +57,7 @@ impl Cli {
             Command::Topic(topic) => Ok(block_on(topic.run())??),
             Command::Group(group) => Ok(block_on(group.run())??),
             Command::Dlq(dlq) => Ok(block_on(dlq.run())??),
+            Command::Txn(txn) => Ok(block_on(txn.run())??),
             Command::Produce(produce) => block_on(produce.run())?,
             Command::Consume(consume) => block_on(consume.run())?,
             Command::Bench(bench) => Ok(bench.run()?),
