@@ -1,5 +1,6 @@
 // One binary, so one link.
 mod broker;
+mod check_back_lab;
 mod clients;
 mod conformance;
 mod crash_points;

@@ -8,8 +8,12 @@ use stormglass_core::{
     message::{Properties, property, sys_flag},
     replication::Flush,
     wire::{
+        body::{HalfInfo, HalfList, HalfState},
         code,
-        header::{EndTransactionHeader, Resolution, pull_flag},
+        header::{
+            EndTransactionHeader, HalfHeader, ListHalvesHeader, Resolution, ResumeCheckHeader,
+            pull_flag,
+        },
         request,
     },
 };
@@ -283,4 +287,60 @@ fn one_group_does_not_keep_another_waiting() {
     let (of_many, of_few) = (many.checks(&mut by_hand).len(), few.checks(&mut by_hand).len());
     assert_eq!(of_few, 1);
     assert!((8..=11).contains(&of_many), "{of_many} checks in a second, 10 were allowed");
+}
+
+/// What an operator gets.
+fn listed(by_hand: &mut ByHand, parked: bool) -> HalfList {
+    let header =
+        ListHalvesHeader { producer_group: None, parked: Some(parked), after: None, limit: 10 };
+    let answer = by_hand.ask(request::LIST_HALVES, header.fields(), Vec::new()).expect("answered");
+    HalfList::parse(&answer.body).expect("a list")
+}
+
+#[test]
+fn operators_see_what_is_undecided_and_decide() {
+    let mut by_hand = started();
+    by_hand.config.check_back.at_most = 1;
+    by_hand.kill();
+    by_hand.start().expect("it opens again");
+    let producer = Producing::new(1, "p").acknowledging();
+    let halves: Vec<Half> =
+        (0..3).filter_map(|n| producer.send_half(&mut by_hand, &format!("h{n}"), "")).collect();
+    by_hand.pass(10 * SECOND);
+    let list = listed(&mut by_hand, false);
+    assert_eq!((list.open, list.parked, list.halves.len()), (3, 0, 3));
+    let group = &list.groups[0];
+    assert_eq!((group.group.as_str(), group.connections, group.unreachable), ("p", 0, true));
+    assert_eq!(list.halves[1].message_id, halves[1].message_id);
+    assert_eq!((list.halves[1].topic.as_str(), list.halves[1].size), ("orders", 2));
+
+    assert_eq!(check_times(&mut by_hand, &producer, 100).len(), 3);
+    let list = listed(&mut by_hand, true);
+    assert_eq!((list.open, list.parked, list.halves.len()), (3, 3, 3), "parked, not dropped");
+    assert!(list.halves.iter().all(|half| half.state == HalfState::Parked && half.checks == 1));
+    by_hand.power_loss();
+    by_hand.start().expect("it opens again");
+    producer.heartbeat(&mut by_hand);
+    assert_eq!(check_times(&mut by_hand, &producer, 100), [0u64; 0]);
+
+    let settle = |by_hand: &mut ByHand, half: &Half, resolution| {
+        let header = HalfHeader { message_id: &half.message_id, resolution: Some(resolution) };
+        by_hand.ask(request::SETTLE_HALF, header.fields(), Vec::new()).map(|answer| answer.code)
+    };
+    assert_eq!(settle(&mut by_hand, &halves[0], Resolution::Commit), Some(code::SUCCESS));
+    assert_eq!(settle(&mut by_hand, &halves[1], Resolution::Rollback), Some(code::SUCCESS));
+    let contrary = settle(&mut by_hand, &halves[1], Resolution::Commit);
+    assert_eq!(contrary, Some(code::ILLEGAL_OPERATION));
+    let header = ResumeCheckHeader { topic: None, message_id: &halves[2].message_id };
+    let resumed = by_hand.ask(request::RESUME_CHECK_HALF_MESSAGE, header.fields(), Vec::new());
+    assert_eq!(resumed.map(|answer| answer.code), Some(code::SUCCESS));
+    assert_eq!(producer.checks(&mut by_hand), [halves[2].clone()], "checked again at once");
+    let states = halves.iter().map(|half| {
+        let header = HalfHeader { message_id: &half.message_id, resolution: None };
+        let answer = by_hand.ask(request::SHOW_HALF, header.fields(), Vec::new()).expect("shown");
+        HalfInfo::parse(&answer.body).expect("a half").state
+    });
+    let states: Vec<HalfState> = states.collect();
+    assert_eq!(states, [HalfState::Committed, HalfState::RolledBack, HalfState::Open]);
+    assert_eq!(bodies(&mut by_hand), ["h0"]);
 }

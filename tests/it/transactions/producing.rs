@@ -29,6 +29,18 @@ pub struct Half {
     pub message_id: String,
 }
 
+impl Half {
+    /// What the answer to a half message's send says of it.
+    pub fn of_answer(answer: &Frame) -> Option<Half> {
+        let message_id = answer.fields.get("msgId")?.to_owned();
+        Some(Half {
+            number: answer.fields.get("queueOffset")?.parse().ok()?,
+            position: i64::from_str_radix(&message_id[16..], 16).ok()?,
+            message_id,
+        })
+    }
+}
+
 impl Producing {
     pub fn new(conn: u64, group: &'static str) -> Producing {
         Producing { conn: ConnId(conn), group, acknowledges: false }
@@ -61,22 +73,22 @@ impl Producing {
     /// Sends a half message to queue 0 of `orders`. None if it was not stored,
     /// or if nobody knows.
     pub fn send_half(&self, by_hand: &mut ByHand, body: &str, more: &str) -> Option<Half> {
+        let opaque = self.request_half(by_hand, body, more);
+        by_hand.settle();
+        let answer = by_hand.answer(opaque).filter(|answer| answer.code == code::SUCCESS)?;
+        assert_eq!(answer.fields.get("transactionId"), Some(format!("K-{body}").as_str()));
+        Half::of_answer(&answer)
+    }
+
+    /// The same without letting the broker do anything about it yet.
+    pub fn request_half(&self, by_hand: &mut ByHand, body: &str, more: &str) -> i32 {
         let properties = format!(
             "TRAN_MSG\u{1}true\u{2}PGROUP\u{1}{}\u{2}UNIQ_KEY\u{1}K-{body}\u{2}{more}",
             self.group
         );
         let fields = send_fields("orders", 0, &properties);
         let frame = Frame::request(0, 0, fields, body.as_bytes().to_vec().into());
-        let opaque = self.request(by_hand, request::SEND_MESSAGE, frame);
-        by_hand.settle();
-        let answer = by_hand.answer(opaque).filter(|answer| answer.code == code::SUCCESS)?;
-        assert_eq!(answer.fields.get("transactionId"), Some(format!("K-{body}").as_str()));
-        let message_id = answer.fields.get("msgId")?.to_owned();
-        Some(Half {
-            number: answer.fields.get("queueOffset")?.parse().ok()?,
-            position: i64::from_str_radix(&message_id[16..], 16).ok()?,
-            message_id,
-        })
+        self.request(by_hand, request::SEND_MESSAGE, frame)
     }
 
     /// Decides, two-way, and returns the code of the answer.
@@ -97,10 +109,13 @@ impl Producing {
         half: &Half,
         resolution: Resolution,
     ) -> Option<i32> {
-        let frame = self.end_frame(half, resolution, true);
-        let opaque = self.request(by_hand, request::END_TRANSACTION, frame);
+        let opaque = self.request_answer(by_hand, half, resolution);
         by_hand.settle();
         by_hand.answer(opaque).map(|answer| answer.code)
+    }
+
+    pub fn request_answer(&self, by_hand: &mut ByHand, half: &Half, resolution: Resolution) -> i32 {
+        self.request(by_hand, request::END_TRANSACTION, self.end_frame(half, resolution, true))
     }
 
     fn end_frame(&self, half: &Half, resolution: Resolution, from_check: bool) -> Frame {
