@@ -5,7 +5,8 @@ use std::{collections::VecDeque, io};
 use super::{
     Base, Draft, LogConfig, Place,
     identity::Identity,
-    record::{Form, HEADER, Header, Seal},
+    index::Index,
+    record::{Form, HEADER, Header, Seal, Stamp},
     recovery::{self, Recovered},
     segment::{self, Segment},
     spares::Spares,
@@ -29,21 +30,31 @@ pub struct CommitLog {
     /// The segment after the active one, if it exists already.
     pub(super) next: Option<Segment>,
     pub(super) spares: Spares,
+    /// Segments of a tail that was cut off, to be removed once that is durable.
+    pub(super) doomed: Vec<Segment>,
+    /// Where entries lie by index; only in a group.
+    pub(super) index: Option<Index>,
     pub(super) staged: Staged,
     pub(super) last: (LogIndex, Term),
     pub(super) end: Position,
     pub(super) written: Position,
     pub(super) durable: Position,
     pub(super) syncs: Syncs,
+    /// Once this sync has finished, the newest slot of `store` is written to the
+    /// other one as well: no single damage takes a vote back.
+    pub(super) copy_after: Option<u64>,
     pub(super) phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// What recovery repaired is not durable yet. Nothing may be written
-    /// before it is: half of a new entry over half of an old one could pass
-    /// for either, and the fresh term could be used twice.
-    Opening,
+    /// What recovery repaired, or that a tail was cut off, is durable with this
+    /// sync only. Nothing may be written before: half of a new entry over half
+    /// of an old one could pass for either, and a term or life could be used
+    /// twice.
+    Repairing {
+        sync: u64,
+    },
     Running,
     /// Closed, or failed (L2).
     Stopped,
@@ -77,6 +88,21 @@ impl Staged {
     }
 }
 
+impl Staged {
+    /// Takes back everything from `cut` on.
+    pub(super) fn cut(&mut self, cut: Position) {
+        while let Some(run) = self.runs.last_mut() {
+            let kept = (cut.0.saturating_sub(run.at.0) as usize).min(run.len);
+            self.bytes.truncate(self.bytes.len() - (run.len - kept));
+            run.len = kept;
+            if kept > 0 {
+                break;
+            }
+            self.runs.pop();
+        }
+    }
+}
+
 /// Which files need a sync, and the one in flight.
 #[derive(Default)]
 pub(super) struct Syncs {
@@ -84,6 +110,9 @@ pub(super) struct Syncs {
     pub in_flight: Option<SyncTicket>,
     pub begun: u64,
     pub finished: u64,
+    /// What the sync in flight makes durable counts up to here only: the log was
+    /// cut while it ran.
+    pub ceiling: Position,
 }
 
 impl Syncs {
@@ -143,12 +172,18 @@ impl CommitLog {
         }
         let start = self.end;
         let index = LogIndex(self.last.0.0 + 1);
-        let bytes = draft.finish(self.seal, start, (term, index, self.durable), places);
+        let life = self.identity.1.life();
+        let stamp = Stamp { term, index, life, claim: self.durable };
+        let bytes = draft.finish(self.seal, start, stamp, places);
         let active = *self.segments.back().expect("there is always an active segment");
         self.staged.put(active, start, bytes);
         self.end = Position(start.0 + size as u64);
         self.last = (index, term);
-        Ok(Place { index, term, start, end: self.end })
+        let place = Place { index, term, start, end: self.end };
+        if let Some(known) = &mut self.index {
+            known.push(place, start == active.start);
+        }
+        Ok(place)
     }
 
     /// Hands what is staged to the disk: it survives the death of the process
@@ -156,9 +191,12 @@ impl CommitLog {
     /// (call it again then). An error stops the log for good (L2).
     pub fn write<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
         match self.phase {
-            Phase::Opening => return Ok(()),
+            Phase::Repairing { .. } => return Ok(()),
             Phase::Stopped => return Err(StoreError::Stopped),
             Phase::Running => {}
+        }
+        while let Some(doomed) = self.doomed.pop() {
+            doomed.remove(disk)?;
         }
         let active = self.active().file;
         let mut rest = &self.staged.bytes[..];
@@ -173,6 +211,11 @@ impl CommitLog {
             if run.segment.file != active {
                 disk.seal(run.segment.file);
             }
+        }
+        if self.copy_after.is_some_and(|sync| self.is_synced(sync)) && !self.syncs.dirty.is_empty()
+        {
+            self.store_identity(disk)?;
+            self.copy_after = None;
         }
         self.staged.runs.clear();
         self.staged.bytes.clear();
@@ -197,6 +240,7 @@ impl CommitLog {
         let mut files = std::mem::take(&mut syncs.dirty);
         files.extend_from_slice(extra);
         syncs.begun += 1;
+        syncs.ceiling = Position(u64::MAX);
         let ticket = SyncTicket { number: syncs.begun, up_to: self.written };
         syncs.in_flight = Some(ticket);
         Some((ticket, disk.begin_sync(&files)))
@@ -218,10 +262,15 @@ impl CommitLog {
             self.phase = Phase::Stopped;
             return Err(segment::failed("syncing", self.active().start, error));
         }
-        assert!(ticket.up_to >= self.durable, "the durable end never moves back");
-        self.durable = ticket.up_to;
+        let up_to = ticket.up_to.min(self.syncs.ceiling);
+        assert!(up_to >= self.durable, "only a truncation moves the durable end back");
+        self.durable = up_to;
         self.syncs.finished = ticket.number;
-        self.phase = Phase::Running;
+        if let Phase::Repairing { sync } = self.phase
+            && sync <= ticket.number
+        {
+            self.phase = Phase::Running;
+        }
         Ok(self.durable)
     }
 
@@ -300,6 +349,10 @@ impl CommitLog {
                 oldest.remove(disk)?;
             }
         }
+        let start = self.start();
+        if let Some(known) = &mut self.index {
+            known.expire(start);
+        }
         Ok(dropped)
     }
 
@@ -310,12 +363,9 @@ impl CommitLog {
             return Err(StoreError::Stopped);
         }
         assert_eq!(self.durable, self.end, "an orderly stop syncs everything first");
-        let (file, identity) = &mut self.identity;
-        identity.durable = self.durable;
-        identity.clean = true;
-        identity.store(disk, *file)?;
-        self.syncs.touch(*file);
-        Ok(())
+        self.identity.1.durable = self.durable;
+        self.identity.1.clean = true;
+        self.store_identity(disk)
     }
 
     pub(super) fn active(&self) -> &Segment {
@@ -336,9 +386,13 @@ impl CommitLog {
                 form: Form::Pad,
                 parts: 0,
                 digest: 0,
-                term,
-                index: self.last.0,
-                claim: self.durable,
+                needs_sync: false,
+                stamp: Stamp {
+                    term,
+                    index: self.last.0,
+                    life: self.identity.1.life(),
+                    claim: self.durable,
+                },
             };
             self.staged.put(active, self.end, &pad.encode(self.seal, self.end));
         }
@@ -349,6 +403,10 @@ impl CommitLog {
 
     fn make_next<D: Disk>(&mut self, disk: &mut D) -> Result<Segment, StoreError> {
         let start = self.active().end();
+        // Safe to write again: nothing is, before the cut is durable.
+        if let Some(again) = self.doomed.iter().position(|doomed| doomed.start == start) {
+            return Ok(self.doomed.swap_remove(again));
+        }
         if let Some(recycled) = self.spares.take(disk, start, &self.syncs)? {
             return Ok(recycled);
         }

@@ -4,16 +4,16 @@
 
 use std::io;
 
-use super::record::{u32_at, u64_at};
+use super::record::{MAX_LIFE, u32_at, u64_at};
 use crate::{
     error::{Corrupt, StoreError},
-    ids::{Position, Term},
+    ids::{LogIndex, Position, Term},
     runtime::{Disk, FileId},
 };
 
 const FILE: &str = "store";
-const MAGIC: u32 = 0x5347_5331;
-const SLOT: usize = 48;
+const MAGIC: u32 = 0x5347_5332;
+const SLOT: usize = 96;
 /// The slots lie on different pages.
 const SLOT_DISTANCE: u64 = 4096;
 
@@ -22,17 +22,55 @@ pub(super) struct Identity {
     pub store_id: u64,
     /// Counts the slots ever written.
     number: u64,
-    /// The highest term that may have been written under.
+    /// The highest term that may have been written under; in a group, the term
+    /// of `vote`.
     pub term: Term,
     /// A durable end of the log: less than this is damage.
     pub durable: Position,
     /// Whether the log ended there in an orderly way.
     pub clean: bool,
+    /// Whom this replica voted for in `term`; zero for nobody.
+    pub vote: u64,
+    /// Everything up to here was committed.
+    pub commit: LogIndex,
+    /// The newest cut, and the one before it for as long as something below the
+    /// newest may not be durable.
+    pub cuts: [Cut; 2],
+    /// The log lost what it may have acknowledged to a leader.
+    pub is_distrusted: bool,
+}
+
+/// From a position on, only what was written in a certain life or later belongs
+/// to the log. Lives count a replica's starts and truncations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub at: Position,
+    pub life: u32,
+}
+
+/// What a replica must never forget, in Raft's sense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    pub term: Term,
+    /// The replica that got this one's vote in `term`; zero if none did.
+    pub vote: u64,
+    /// An index that is known to be committed; there may be higher ones.
+    pub commit: LogIndex,
 }
 
 impl Identity {
     pub fn born(store_id: u64) -> Identity {
-        Identity { store_id, number: 0, term: Term(0), durable: Position(0), clean: true }
+        Identity {
+            store_id,
+            number: 0,
+            term: Term(0),
+            durable: Position(0),
+            clean: true,
+            vote: 0,
+            commit: LogIndex(0),
+            cuts: [Cut::default(); 2],
+            is_distrusted: false,
+        }
     }
 
     /// What the disk says, or `None` if nothing legible is there.
@@ -57,6 +95,11 @@ impl Identity {
                 return Err(damaged("its two halves belong to different stores").into());
             }
             [Some(a), Some(b)] => Some(if a.number > b.number { a } else { b }),
+            // A group writes each slot twice: either this is the newest one, or
+            // the other was torn while it was written and nobody heard of it.
+            [Some(only), None] | [None, Some(only)] if only.life() > 0 => {
+                Some(Identity { clean: false, ..only })
+            }
             // The illegible slot may have been the newer one, one term ahead.
             [Some(only), None] | [None, Some(only)] => {
                 Some(Identity { term: Term(only.term.0 + 1), clean: false, ..only })
@@ -87,8 +130,20 @@ impl Identity {
     fn encode(&self) -> [u8; SLOT] {
         let mut out = [0; SLOT];
         out[4..8].copy_from_slice(&MAGIC.to_le_bytes());
-        let clean = u64::from(self.clean);
-        let numbers = [self.store_id, self.number, self.term.0, self.durable.0, clean];
+        let flags = u64::from(self.clean) | u64::from(self.is_distrusted) << 1;
+        let numbers = [
+            self.store_id,
+            self.number,
+            self.term.0,
+            self.durable.0,
+            flags,
+            self.vote,
+            self.commit.0,
+            self.cuts[0].at.0,
+            u64::from(self.cuts[0].life),
+            self.cuts[1].at.0,
+            u64::from(self.cuts[1].life),
+        ];
         for (room, number) in out[8..].chunks_exact_mut(8).zip(numbers) {
             room.copy_from_slice(&number.to_le_bytes());
         }
@@ -104,8 +159,42 @@ impl Identity {
             number: u64_at(bytes, 16),
             term: Term(u64_at(bytes, 24)),
             durable: Position(u64_at(bytes, 32)),
-            clean: u64_at(bytes, 40) == 1,
+            clean: u64_at(bytes, 40) & 1 != 0,
+            is_distrusted: u64_at(bytes, 40) & 2 != 0,
+            vote: u64_at(bytes, 48),
+            commit: LogIndex(u64_at(bytes, 56)),
+            cuts: [64, 80].map(|at| Cut {
+                at: Position(u64_at(bytes, at)),
+                life: u64_at(bytes, at + 8) as u32,
+            }),
         })
+    }
+
+    /// Zero outside a group.
+    pub fn life(&self) -> u32 {
+        self.cuts[0].life
+    }
+
+    /// Starts a new life that goes on at `at`. `settled` says that all below the
+    /// newest cut is durable, so that the one before is not needed any more: an
+    /// older entry can lie under one that a power failure takes.
+    pub fn cut(&mut self, at: Position, settled: bool) {
+        let life = self.life() + 1;
+        assert!(life <= MAX_LIFE, "a replica has {MAX_LIFE} lives");
+        if settled {
+            self.cuts[1] = self.cuts[0];
+        }
+        self.cuts[0] = Cut { at, life };
+    }
+
+    /// Whether an entry at `at` was written before the log was cut there or
+    /// before it.
+    pub fn is_cut_off(&self, at: Position, life: u32) -> bool {
+        self.cuts.iter().any(|cut| at >= cut.at && life < cut.life)
+    }
+
+    pub fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote, commit: self.commit }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod commit_log;
 mod identity;
+mod index;
 mod read;
 mod record;
 mod recovery;
@@ -16,8 +17,10 @@ mod spares;
 pub(crate) mod test_disk;
 #[cfg(test)]
 mod tests;
+mod truncate;
 
 pub use commit_log::{CommitLog, SyncTicket};
+pub use identity::HardState;
 pub(crate) use record::Seal;
 pub use record::{Draft, Kind};
 pub use recovery::Recovered;
@@ -39,12 +42,30 @@ pub struct LogConfig {
     /// Drawn at random by the caller; becomes the store's identity if this
     /// `open` finds an empty disk, and is ignored otherwise.
     pub birth_id: u64,
+    pub replicas: Replicas,
 }
 
 impl Default for LogConfig {
     fn default() -> LogConfig {
-        LogConfig { segment_bytes: 1 << 30, spare_segments: 1, birth_id: 0 }
+        LogConfig {
+            segment_bytes: 1 << 30,
+            spare_segments: 1,
+            birth_id: 0,
+            replicas: Replicas::Alone,
+        }
     }
+}
+
+/// Whether other nodes keep the same log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replicas {
+    /// Every open starts a new term, and what is written stays.
+    Alone,
+    /// Terms come from elections, and a leader may have an uncommitted tail cut
+    /// off. Damage is no reason to refuse the disk: the log is cut there and
+    /// does not count as trusted until it has caught up. `founding` says that
+    /// an empty disk is that of a new group, not one that forgot everything.
+    Group { founding: bool },
 }
 
 /// The end of what is folded into a snapshot: replay starts here.
@@ -72,6 +93,8 @@ pub struct Place {
 pub struct Entry {
     pub place: Place,
     pub kind: Kind,
+    /// Commits only when it is durable, in every flush mode.
+    pub needs_sync: bool,
     /// Each part with the position of its first byte: what a consume queue and
     /// a message id point to.
     pub parts: Vec<(Position, Bytes)>,

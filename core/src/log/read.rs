@@ -7,7 +7,11 @@ use super::{
     record::{Form, HEADER, Header, PART_HEAD, check_part, u32_at},
     segment::{Segment, Step},
 };
-use crate::{error::StoreError, ids::Position, runtime::Disk};
+use crate::{
+    error::StoreError,
+    ids::{LogIndex, Position, Term},
+    runtime::Disk,
+};
 
 impl CommitLog {
     /// One written part, by the position and length of its bytes, verified,
@@ -66,6 +70,66 @@ impl CommitLog {
         Ok(None)
     }
 
+    /// The first entry that can be read by its index.
+    pub fn first_index(&self) -> LogIndex {
+        self.index.as_ref().map_or(LogIndex(self.last.0.0 + 1), |index| index.first())
+    }
+
+    /// The term of an entry, or of the one before the first; `None` if it is
+    /// not there (any more).
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.index.as_ref()?.term_at(index)
+    }
+
+    /// Where an entry ends, or for the one before the first, where to look for
+    /// the first.
+    pub fn end_of<D: Disk>(&self, disk: &mut D, index: LogIndex) -> Result<Position, StoreError> {
+        let known = self.index.as_ref().expect("only replicas of a group look up entries");
+        if let Some(end) = known.end_of(index) {
+            return Ok(end);
+        }
+        let (_, mut at) = known.before(index);
+        while let Some(entry) = self.entry_at(disk, at)? {
+            at = entry.place.end;
+            if entry.place.index >= index {
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    /// An index behind `from`, no later than `to`, up to which there are about
+    /// `bytes` bytes of entries.
+    pub fn batch_end(&self, from: LogIndex, to: LogIndex, bytes: u64) -> LogIndex {
+        self.index.as_ref().map_or(to, |index| index.after_bytes(from, to, bytes))
+    }
+
+    /// The written entries from one index up to another, which is left out: as
+    /// many as fit into `bytes`, but at least one.
+    pub fn entries<D: Disk>(
+        &self,
+        disk: &mut D,
+        from: LogIndex,
+        to: LogIndex,
+        bytes: u64,
+    ) -> Result<Vec<Entry>, StoreError> {
+        assert!(self.first_index() <= from, "the first entries may be gone");
+        let mut at = self.end_of(disk, LogIndex(from.0 - 1))?;
+        let mut entries = Vec::new();
+        let mut size = 0;
+        while entries.len() < (to.0 - from.0) as usize
+            && let Some(entry) = self.entry_at(disk, at)?
+        {
+            size += entry.place.end.0 - entry.place.start.0;
+            if size > bytes && !entries.is_empty() {
+                break;
+            }
+            at = entry.place.end;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
     /// The start of the segment that holds `at`, a boundary for `entry_at`; the
     /// log's start if none does.
     pub fn segment_start(&self, at: Position) -> Position {
@@ -89,7 +153,7 @@ impl CommitLog {
 fn entry(start: Position, header: Header, parts: Vec<(Position, Bytes)>) -> Entry {
     let Form::Entry(kind) = header.form else { unreachable!("a pad is not read as an entry") };
     let end = Position(start.0 + header.size());
-    let place = Place { index: header.index, term: header.term, start, end };
+    let place = Place { index: header.stamp.index, term: header.stamp.term, start, end };
     debug_assert!(kind != Kind::Mark || parts.is_empty());
-    Entry { place, kind, parts }
+    Entry { place, kind, needs_sync: header.needs_sync, parts }
 }

@@ -10,6 +10,11 @@
 //! the checksum of all part heads, so that parts of two entries that once lay
 //! in the same place cannot be mixed. `claim` is the durable end that was
 //! known when the entry was written.
+//!
+//! In a replica set the high bits of `term` hold the writer's life, and the
+//! high bit of `kind` says that the entry commits only when it is durable.
+//! Both are zero in the log of a single node. Parts, lengths and positions are
+//! the same on all replicas; life and claim are each replica's own.
 
 use bytes::Bytes;
 
@@ -21,6 +26,10 @@ use crate::{
 pub(super) const HEADER: usize = 40;
 pub(super) const PART_HEAD: usize = 8;
 const MAX_PARTS: usize = (1 << 24) - 1;
+/// Terms end below this bit, lives start at it.
+const LIFE_SHIFT: u32 = 40;
+pub(super) const MAX_LIFE: u32 = (1 << 24) - 1;
+const NEEDS_SYNC: u8 = 0x80;
 
 /// What an entry's parts are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,8 +99,17 @@ pub(super) struct Header {
     pub form: Form,
     pub parts: u32,
     pub digest: u32,
+    pub needs_sync: bool,
+    pub stamp: Stamp,
+}
+
+/// What an entry's header says about its place in the log and its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
     pub term: Term,
     pub index: LogIndex,
+    /// Counts the starts and truncations of one replica; zero outside a group.
+    pub life: u32,
     pub claim: Position,
 }
 
@@ -100,11 +118,14 @@ impl Header {
         let mut out = [0; HEADER];
         out[4..8].copy_from_slice(&self.len.to_le_bytes());
         out[8..12].copy_from_slice(&(self.parts << 8).to_le_bytes());
-        out[8] = self.form.code();
+        out[8] = self.form.code() | if self.needs_sync { NEEDS_SYNC } else { 0 };
         out[12..16].copy_from_slice(&self.digest.to_le_bytes());
-        out[16..24].copy_from_slice(&self.term.0.to_le_bytes());
-        out[24..32].copy_from_slice(&self.index.0.to_le_bytes());
-        out[32..40].copy_from_slice(&self.claim.0.to_le_bytes());
+        let Stamp { term, index, life, claim } = self.stamp;
+        assert!(term.0 >> LIFE_SHIFT == 0 && life <= MAX_LIFE, "terms and lives are bounded");
+        let term_and_life = term.0 | u64::from(life) << LIFE_SHIFT;
+        out[16..24].copy_from_slice(&term_and_life.to_le_bytes());
+        out[24..32].copy_from_slice(&index.0.to_le_bytes());
+        out[32..40].copy_from_slice(&claim.0.to_le_bytes());
         let crc = seal.checksum(at, &out[4..]);
         out[..4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -118,7 +139,7 @@ impl Header {
         if (len as usize) < HEADER || u64::from(len) > room {
             return None;
         }
-        let form = Form::from_code(bytes[8])?;
+        let form = Form::from_code(bytes[8] & !NEEDS_SYNC)?;
         if u32_at(bytes, 0) != seal.checksum(at, &bytes[4..]) {
             return None;
         }
@@ -127,9 +148,13 @@ impl Header {
             form,
             parts: u32_at(bytes, 8) >> 8,
             digest: u32_at(bytes, 12),
-            term: Term(u64_at(bytes, 16)),
-            index: LogIndex(u64_at(bytes, 24)),
-            claim: Position(u64_at(bytes, 32)),
+            needs_sync: bytes[8] & NEEDS_SYNC != 0,
+            stamp: Stamp {
+                term: Term(u64_at(bytes, 16) & ((1 << LIFE_SHIFT) - 1)),
+                index: LogIndex(u64_at(bytes, 24)),
+                life: (u64_at(bytes, 16) >> LIFE_SHIFT) as u32,
+                claim: Position(u64_at(bytes, 32)),
+            },
         })
     }
 
@@ -178,6 +203,7 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[derive(Debug)]
 pub struct Draft {
     kind: Kind,
+    needs_sync: bool,
     /// The header's room, then the parts, each behind the room for its head.
     bytes: Vec<u8>,
     /// Where each part's bytes start.
@@ -186,7 +212,12 @@ pub struct Draft {
 
 impl Default for Draft {
     fn default() -> Draft {
-        Draft { kind: Kind::default(), bytes: vec![0; HEADER], starts: Vec::new() }
+        Draft {
+            kind: Kind::default(),
+            needs_sync: false,
+            bytes: vec![0; HEADER],
+            starts: Vec::new(),
+        }
     }
 }
 
@@ -194,6 +225,7 @@ impl Draft {
     /// Forgets all parts and starts an entry of this kind.
     pub fn clear(&mut self, kind: Kind) {
         self.kind = kind;
+        self.needs_sync = false;
         self.bytes.truncate(HEADER);
         self.starts.clear();
     }
@@ -206,6 +238,11 @@ impl Draft {
         write(&mut self.bytes);
         assert!(self.bytes.len() >= start, "a part only appends");
         self.starts.push(start);
+    }
+
+    /// Tells all replicas that this entry commits only when it is durable.
+    pub fn require_sync(&mut self) {
+        self.needs_sync = true;
     }
 
     /// The bytes that the entry will take in the log.
@@ -223,7 +260,7 @@ impl Draft {
         &mut self,
         seal: Seal,
         at: Position,
-        (term, index, claim): (Term, LogIndex, Position),
+        stamp: Stamp,
         mut places: impl FnMut(usize, Position),
     ) -> &[u8] {
         let mut heads = crc32fast::Hasher::new();
@@ -245,9 +282,8 @@ impl Draft {
             form: Form::Entry(self.kind),
             parts: self.starts.len() as u32,
             digest: heads.finalize(),
-            term,
-            index,
-            claim,
+            needs_sync: self.needs_sync,
+            stamp,
         };
         self.bytes[..HEADER].copy_from_slice(&header.encode(seal, at));
         &self.bytes

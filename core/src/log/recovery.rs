@@ -19,7 +19,12 @@
 //!
 //! The last point needs an order: the fresh term and the wiped header must be
 //! durable before the first new entry is written, which is why the log opens in
-//! [`Phase::Opening`].
+//! [`Phase::Repairing`].
+//!
+//! In a group a term lives longer than a process, and an uncommitted tail can be
+//! cut off (see [`truncate`](super::truncate)). There the *life* does what the
+//! term does for a single node: the `store` file says from where on only entries
+//! of the newest life count.
 //!
 //! After the death of a process the tail is in the page cache, perhaps only
 //! there: a page whose write-back failed earlier counts as clean. So what no
@@ -29,10 +34,11 @@
 use std::collections::VecDeque;
 
 use super::{
-    Base, CommitLog, LogConfig,
+    Base, CommitLog, LogConfig, Place, Replicas,
     commit_log::{Phase, Staged, Syncs},
     identity::{self, Identity},
-    record::{HEADER, Header, Seal},
+    index::Index,
+    record::{HEADER, Header, Seal, Stamp},
     segment::{self, Segment, Step},
     snapshot,
     spares::Spares,
@@ -50,7 +56,7 @@ const CHUNK: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 
 /// What `open` found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// A term that no earlier life of this store has used, for a group of one
     /// to append under.
@@ -60,14 +66,18 @@ pub struct Recovered {
     /// The last life stopped with [`CommitLog::close`](super::CommitLog::close),
     /// so nothing it handed out is missing. Also true at birth.
     pub clean: bool,
+    /// Why a replica of a group lost a part of its log that was durable.
+    pub damage: Option<Corrupt>,
 }
 
 /// The valid part of the log.
 struct Tail {
     end: Position,
     last: (LogIndex, Term),
+    life: u32,
     /// Everything below was durable once.
     floor: Position,
+    index: Option<Index>,
 }
 
 pub(super) fn open<D: Disk>(
@@ -94,14 +104,21 @@ pub(super) fn open<D: Disk>(
 
     let floor = base.position.max(identity.durable);
     let (mut segments, mut strays) = connected(found, base, floor)?;
-    let tail = scan(disk, seal, &segments, base, floor)?;
-    if tail.floor > tail.end {
-        let what = format!("the log was durable up to {}, here it is not intact", tail.floor);
-        let holder = segments.iter().rfind(|segment| segment.start <= tail.end);
-        let holder = holder.unwrap_or(&segments[0]);
-        return Err(holder.corrupt(tail.end, what));
-    }
-    search_claims(disk, seal, segments.iter().chain(&strays), &tail)?;
+    let is_grouped = config.replicas != Replicas::Alone;
+    let mut tail = Tail {
+        end: base.position,
+        last: (base.index, base.term),
+        life: 0,
+        floor,
+        index: is_grouped.then(|| Index::new(base)),
+    };
+    scan(disk, seal, &segments, base, &identity, &mut tail)?;
+    let sound = check(disk, seal, &segments, &strays, &identity, &tail);
+    let damage = match sound {
+        Err(StoreError::Corrupt(damage)) if is_grouped => Some(damage),
+        other => other.map(|()| None)?,
+    };
+    tail.floor = tail.floor.min(tail.end);
 
     // From here on the log is known to be sound, and the disk is changed.
     empty.into_iter().try_for_each(|segment| segment.remove(disk))?;
@@ -123,7 +140,16 @@ pub(super) fn open<D: Disk>(
     }
 
     let clean = identity.clean && identity.durable == tail.end;
-    identity.term = Term(tail.last.1.max(identity.term).0 + 1);
+    identity.term = tail.last.1.max(identity.term);
+    match config.replicas {
+        Replicas::Alone => identity.term.0 += 1,
+        Replicas::Group { founding } => {
+            // The last life wrote something only once all before it was durable.
+            let settled = tail.life == identity.life();
+            identity.cut(tail.end, settled);
+            identity.is_distrusted |= damage.is_some() || (known.is_none() && !founding);
+        }
+    }
     identity.durable = tail.floor;
     identity.clean = false;
     let file = match known {
@@ -133,7 +159,8 @@ pub(super) fn open<D: Disk>(
     identity.store(disk, file)?;
     syncs.touch(file);
 
-    let recovered = Recovered { fresh_term: identity.term, end: tail.end, clean };
+    let clean = clean && damage.is_none();
+    let recovered = Recovered { fresh_term: identity.term, end: tail.end, clean, damage };
     let log = CommitLog {
         config,
         seal,
@@ -141,13 +168,16 @@ pub(super) fn open<D: Disk>(
         segments,
         next,
         spares,
+        doomed: Vec::new(),
+        index: tail.index,
         staged: Staged::default(),
         last: tail.last,
         end: tail.end,
         written: tail.end,
         durable: tail.floor,
         syncs,
-        phase: Phase::Opening,
+        copy_after: (identity.life() > 0).then_some(1),
+        phase: Phase::Repairing { sync: 1 },
     };
     Ok((log, recovered))
 }
@@ -203,37 +233,66 @@ fn connected(
 }
 
 /// Walks the entries behind `base` up to the first that does not continue the
-/// log.
+/// log, and notes in `tail` what it passes.
 fn scan<D: Disk>(
     disk: &mut D,
     seal: Seal,
     segments: &VecDeque<Segment>,
     base: Base,
-    floor: Position,
-) -> Result<Tail, StoreError> {
-    let mut tail = Tail { end: base.position, last: (base.index, base.term), floor };
+    identity: &Identity,
+    tail: &mut Tail,
+) -> Result<(), StoreError> {
     let behind = segments.iter().filter(|segment| segment.end() > base.position);
     let mut at = base.position;
     for segment in behind {
         at = at.max(segment.start);
         loop {
             match segment.step(disk, seal, at)? {
-                Step::Entry(header, ..) if continues(&header, tail.last) => {
-                    at = Position(at.0 + header.size());
-                    tail.end = at;
-                    tail.last = (header.index, header.term);
-                    tail.floor = tail.floor.max(header.claim);
+                Step::Entry(header, ..) if continues(&header, at, identity, tail) => {
+                    let Stamp { index, term, life, claim } = header.stamp;
+                    let end = Position(at.0 + header.size());
+                    if let Some(known) = &mut tail.index {
+                        known.push(Place { index, term, start: at, end }, at == segment.start);
+                    }
+                    at = end;
+                    tail.end = end;
+                    tail.last = (index, term);
+                    tail.life = life;
+                    tail.floor = tail.floor.max(claim);
                 }
                 Step::SegmentEnd(_) => break,
-                Step::Entry(..) | Step::Invalid => return Ok(tail),
+                Step::Entry(..) | Step::Invalid => return Ok(()),
             }
         }
     }
-    Ok(tail)
+    Ok(())
 }
 
-fn continues(header: &Header, last: (LogIndex, Term)) -> bool {
-    header.index.0 == last.0.0 + 1 && header.term >= last.1
+fn continues(header: &Header, at: Position, identity: &Identity, tail: &Tail) -> bool {
+    let stamp = header.stamp;
+    stamp.index.0 == tail.last.0.0 + 1
+        && stamp.term >= tail.last.1
+        && stamp.life >= tail.life
+        && !identity.is_cut_off(at, stamp.life)
+}
+
+/// Whether everything is there that some entry or the identity says was
+/// durable.
+fn check<D: Disk>(
+    disk: &mut D,
+    seal: Seal,
+    segments: &VecDeque<Segment>,
+    strays: &[Segment],
+    identity: &Identity,
+    tail: &Tail,
+) -> Result<(), StoreError> {
+    if tail.floor > tail.end {
+        let what = format!("the log was durable up to {}, here it is not intact", tail.floor);
+        let holder = segments.iter().rfind(|segment| segment.start <= tail.end);
+        let holder = holder.unwrap_or(&segments[0]);
+        return Err(holder.corrupt(tail.end, what));
+    }
+    search_claims(disk, seal, segments.iter().chain(strays), identity, tail)
 }
 
 /// Refuses a log behind whose end there is an entry that was written when more
@@ -242,6 +301,7 @@ fn search_claims<'a, D: Disk>(
     disk: &mut D,
     seal: Seal,
     segments: impl Iterator<Item = &'a Segment>,
+    identity: &Identity,
     tail: &Tail,
 ) -> Result<(), StoreError> {
     for segment in segments.filter(|segment| segment.end() > tail.end) {
@@ -255,10 +315,11 @@ fn search_claims<'a, D: Disk>(
                 let header = Header::decode(seal, here, &chunk[offset..], segment.room(here));
                 let Some(header) = header else { continue };
                 seen = here;
-                if header.term >= tail.last.1 && header.claim > tail.end {
+                let Stamp { term, life, claim, .. } = header.stamp;
+                let counts = term >= tail.last.1 && !identity.is_cut_off(here, life);
+                if counts && claim > tail.end {
                     let what = format!(
-                        "damaged: the entry at {here} was written when all before {} was durable",
-                        header.claim
+                        "damaged: the entry at {here} was written when all before {claim} was durable"
                     );
                     return Err(segment.corrupt(tail.end, what));
                 }

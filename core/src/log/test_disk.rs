@@ -74,6 +74,7 @@ impl TestDisk {
             }
             if name.is_some() {
                 file.durable_name = name;
+                self.take_name(id.0 as usize);
             }
         }
         Ok(())
@@ -90,16 +91,29 @@ impl TestDisk {
 
     /// Writes some pages and names back, as a kernel does at any time.
     pub fn write_back(&mut self, rng: &mut Rng) {
-        self.files.iter_mut().for_each(|file| file.write_back(rng, 0.3, false));
+        for id in 0..self.files.len() {
+            if self.files[id].write_back(rng, 0.3, false) {
+                self.take_name(id);
+            }
+        }
+    }
+
+    /// A directory holds a name once: the file that had it is gone for good.
+    fn take_name(&mut self, id: usize) {
+        let taken = self.files[id].durable_name.take();
+        let same = self.files.iter_mut().filter(|file| file.durable_name == taken);
+        same.for_each(|file| file.durable_name = None);
+        self.files[id].durable_name = taken;
     }
 
     /// Cuts the power: any subset of what was not synced is lost.
     pub fn power_failure(&mut self, rng: &mut Rng) {
         let survival = [0.0, 0.4, 0.6, 0.95][rng.below(4) as usize];
-        for file in &mut self.files {
-            file.write_back(rng, survival, false);
+        for id in 0..self.files.len() {
+            if self.files[id].write_back(rng, survival, false) {
+                self.take_name(id);
+            }
         }
-        // Of two files with one name the newer took it from the older.
         let mut names = BTreeMap::new();
         for file in std::mem::take(&mut self.files) {
             if let Some(name) = file.durable_name {
@@ -158,7 +172,8 @@ impl TestDisk {
 }
 
 impl File {
-    fn write_back(&mut self, rng: &mut Rng, chance: f64, forget: bool) {
+    /// Returns whether the name was written back, too.
+    fn write_back(&mut self, rng: &mut Rng, chance: f64, forget: bool) -> bool {
         for (page, bytes) in self.cache.chunks(PAGE).enumerate() {
             let place = &mut self.platter[page * PAGE..][..bytes.len()];
             if *place == *bytes || self.forgotten.contains(&page) {
@@ -170,9 +185,11 @@ impl File {
                 self.forgotten.insert(page);
             }
         }
-        if !forget && rng.chance(chance) {
+        let named = !forget && rng.chance(chance);
+        if named {
             self.durable_name.clone_from(&self.name);
         }
+        named
     }
 }
 
