@@ -25,6 +25,10 @@ number!(
     ConnId(u64)
 );
 number!(
+    /// A replica of a group, as all of its replicas know it; never zero.
+    NodeId(u64)
+);
+number!(
     /// The term of a leader, in Raft's sense. A group of one starts a new term
     /// at every start, so that what an earlier life left behind the torn tail
     /// can never pass for a continuation of the log.

@@ -18,6 +18,7 @@ pub mod broker;
 pub mod client;
 pub mod log;
 pub mod nameserver;
+pub mod peer;
 pub mod queue;
 pub mod replication;
 pub mod shell;

@@ -56,22 +56,38 @@ pub(super) enum Form {
     Pad,
 }
 
+impl Kind {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Kind::Messages => 1,
+            Kind::Command => 2,
+            Kind::Mark => 3,
+            Kind::Held => 5,
+            Kind::Pointers => 6,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Kind> {
+        let kinds = [Kind::Messages, Kind::Command, Kind::Mark, Kind::Held, Kind::Pointers];
+        kinds.into_iter().find(|kind| kind.code() == code)
+    }
+}
+
 impl Form {
+    const PAD: u8 = 4;
+
     fn code(self) -> u8 {
         match self {
-            Form::Entry(Kind::Messages) => 1,
-            Form::Entry(Kind::Command) => 2,
-            Form::Entry(Kind::Mark) => 3,
-            Form::Pad => 4,
-            Form::Entry(Kind::Held) => 5,
-            Form::Entry(Kind::Pointers) => 6,
+            Form::Entry(kind) => kind.code(),
+            Form::Pad => Form::PAD,
         }
     }
 
     fn from_code(code: u8) -> Option<Form> {
-        let forms = [Kind::Messages, Kind::Command, Kind::Mark, Kind::Held, Kind::Pointers];
-        let forms = forms.map(Form::Entry);
-        forms.into_iter().chain([Form::Pad]).find(|form| form.code() == code)
+        match code {
+            Form::PAD => Some(Form::Pad),
+            kind => Kind::from_code(kind).map(Form::Entry),
+        }
     }
 }
 
@@ -196,6 +212,12 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The bytes that an entry with parts of these lengths takes in the log.
+pub fn entry_size(parts: impl Iterator<Item = usize>) -> u64 {
+    let parts: usize = parts.map(|part| PART_HEAD + part).sum();
+    (HEADER + parts).next_multiple_of(8) as u64
 }
 
 /// An entry under construction, made to be reused: clearing it keeps its

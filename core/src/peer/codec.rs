@@ -1,0 +1,326 @@
+//! Messages as bytes.
+//!
+//! ```text
+//! frame    len u32 | crc u32 | body                       len counts the body
+//! body     tag u8 | from u64 | to u64 | term u64 | fields of the tag
+//! entry    term u64 | index u64 | start u64 | kind u8 | parts u24 | (len u32 | bytes)…
+//! ```
+//!
+//! All numbers are little-endian. The checksum starts from the session's number
+//! and the frame's, so that a frame that is lost, repeated or from elsewhere is
+//! as wrong as a damaged one.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{Body, Echo, Mark, Message, PeerError, Replicated};
+use crate::{
+    ids::{LogIndex, NodeId, Position, Term},
+    log::Kind,
+    time::Time,
+};
+
+pub const VERSION: u16 = 1;
+
+/// The longest body. An entry that does not fit cannot be replicated.
+pub const MAX_BODY: usize = 16 << 20;
+/// Entries that one message carries, at most.
+pub const MAX_ENTRIES: usize = 4096;
+const FRAME_HEAD: usize = 8;
+const ENTRY_HEAD: usize = 28;
+const NEEDS_SYNC: u8 = 0x80;
+
+/// One direction of an established connection: numbers and checks its frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    key: u32,
+    frames: u64,
+}
+
+impl Session {
+    pub(super) fn new(key: u32) -> Session {
+        Session { key, frames: 0 }
+    }
+
+    fn checksum(&self, parts: &[&[u8]]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.key);
+        hasher.update(&self.frames.to_le_bytes());
+        parts.iter().for_each(|part| hasher.update(part));
+        hasher.finalize()
+    }
+
+    /// Appends the frame's bytes to `out`; the parts of entries are handed over
+    /// without a copy.
+    pub fn encode(&mut self, message: &Message, out: &mut Vec<Bytes>) {
+        let mut pieces = Pieces::default();
+        encode_body(message, &mut pieces);
+        let body = pieces.finish();
+        let len: usize = body.iter().map(Bytes::len).sum();
+        let slices: Vec<&[u8]> = body.iter().map(|piece| &piece[..]).collect();
+        let crc = self.checksum(&slices);
+        self.frames += 1;
+        let head = [(len as u32).to_le_bytes(), crc.to_le_bytes()].concat();
+        out.push(head.into());
+        out.extend(body);
+    }
+
+    /// Takes the next message off `buffer`, if it is there as a whole.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, PeerError> {
+        let Some(head) = buffer.first_chunk::<FRAME_HEAD>() else { return Ok(None) };
+        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        if len > MAX_BODY {
+            return Err(PeerError::TooLarge { bytes: len, limit: MAX_BODY });
+        }
+        if buffer.len() < FRAME_HEAD + len {
+            return Ok(None);
+        }
+        buffer.advance(FRAME_HEAD);
+        let body = buffer.split_to(len).freeze();
+        if self.checksum(&[&body]) != crc {
+            return Err(PeerError::Damaged);
+        }
+        self.frames += 1;
+        let mut reader = Reader(body);
+        let message = decode_body(&mut reader)?;
+        match reader.0.is_empty() {
+            true => Ok(Some(message)),
+            false => Err(PeerError::Malformed("length")),
+        }
+    }
+}
+
+/// The bytes that an entry takes in a frame.
+pub fn encoded_len(entry: &Replicated) -> usize {
+    ENTRY_HEAD + entry.parts.iter().map(|part| 4 + part.len()).sum::<usize>()
+}
+
+/// Small fields gathered in one buffer, between parts that are not copied.
+#[derive(Default)]
+struct Pieces {
+    done: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Pieces {
+    /// Shorter parts are cheaper to copy than to hand over.
+    const COPIED: usize = 512;
+
+    fn u8(&mut self, value: u8) {
+        self.open.push(value);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.open.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.open.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.u64(mark.term.0);
+        self.u64(mark.index.0);
+    }
+
+    fn echo(&mut self, echo: Echo) {
+        self.u64(echo.sent.0);
+        self.u32(echo.life);
+    }
+
+    fn part(&mut self, part: &Bytes) {
+        self.u32(part.len() as u32);
+        if part.len() < Self::COPIED {
+            return self.open.extend_from_slice(part);
+        }
+        self.done.push(std::mem::take(&mut self.open).into());
+        self.done.push(part.clone());
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        if !self.open.is_empty() {
+            self.done.push(self.open.into());
+        }
+        self.done
+    }
+}
+
+mod tag {
+    pub const APPEND: u8 = 1;
+    pub const APPENDED: u8 = 2;
+    pub const REJECTED: u8 = 3;
+    pub const HEARTBEAT: u8 = 4;
+    pub const ALIVE: u8 = 5;
+    pub const CANVASS: u8 = 6;
+    pub const VOTED: u8 = 7;
+    pub const TAKE_OVER: u8 = 8;
+}
+
+fn encode_body(message: &Message, out: &mut Pieces) {
+    let tag = match message.body {
+        Body::Append { .. } => tag::APPEND,
+        Body::Appended { .. } => tag::APPENDED,
+        Body::Rejected { .. } => tag::REJECTED,
+        Body::Heartbeat { .. } => tag::HEARTBEAT,
+        Body::Alive { .. } => tag::ALIVE,
+        Body::Canvass { .. } => tag::CANVASS,
+        Body::Voted { .. } => tag::VOTED,
+        Body::TakeOver => tag::TAKE_OVER,
+    };
+    out.u8(tag);
+    out.u64(message.from.0);
+    out.u64(message.to.0);
+    out.u64(message.term.0);
+    match &message.body {
+        Body::Append { previous, commit, sent, entries } => {
+            out.mark(*previous);
+            out.u64(commit.0);
+            out.u64(sent.0);
+            out.u32(entries.len() as u32);
+            entries.iter().for_each(|entry| encode_entry(entry, out));
+        }
+        Body::Appended { index, commit, echo } => {
+            out.u64(index.0);
+            out.u64(commit.0);
+            out.echo(*echo);
+        }
+        Body::Rejected { index, hint, commit, echo } => {
+            out.u64(index.0);
+            out.mark(*hint);
+            out.u64(commit.0);
+            out.echo(*echo);
+        }
+        Body::Heartbeat { commit, sent } => {
+            out.u64(commit.0);
+            out.u64(sent.0);
+        }
+        Body::Alive { commit, echo } => {
+            out.u64(commit.0);
+            out.echo(*echo);
+        }
+        Body::Canvass { pre, transfer, last, commit } => {
+            out.u8(u8::from(*pre) | u8::from(*transfer) << 1);
+            out.mark(*last);
+            out.mark(*commit);
+        }
+        Body::Voted { pre, granted, commit } => {
+            out.u8(u8::from(*pre) | u8::from(*granted) << 1);
+            out.mark(*commit);
+        }
+        Body::TakeOver => {}
+    }
+}
+
+fn encode_entry(entry: &Replicated, out: &mut Pieces) {
+    out.u64(entry.term.0);
+    out.u64(entry.index.0);
+    out.u64(entry.start.0);
+    let kind = entry.kind.code() | if entry.needs_sync { NEEDS_SYNC } else { 0 };
+    out.u32(u32::from(kind) | (entry.parts.len() as u32) << 8);
+    entry.parts.iter().for_each(|part| out.part(part));
+}
+
+struct Reader(Bytes);
+
+impl Reader {
+    fn take(&mut self, len: usize) -> Result<Bytes, PeerError> {
+        if self.0.len() < len {
+            return Err(PeerError::Malformed("length"));
+        }
+        Ok(self.0.split_to(len))
+    }
+
+    fn u8(&mut self) -> Result<u8, PeerError> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u32(&mut self) -> Result<u32, PeerError> {
+        Ok(self.take(4)?.get_u32_le())
+    }
+
+    fn u64(&mut self) -> Result<u64, PeerError> {
+        Ok(self.take(8)?.get_u64_le())
+    }
+
+    fn index(&mut self) -> Result<LogIndex, PeerError> {
+        Ok(LogIndex(self.u64()?))
+    }
+
+    fn time(&mut self) -> Result<Time, PeerError> {
+        Ok(Time(self.u64()?))
+    }
+
+    fn mark(&mut self) -> Result<Mark, PeerError> {
+        Ok(Mark { term: Term(self.u64()?), index: self.index()? })
+    }
+
+    fn echo(&mut self) -> Result<Echo, PeerError> {
+        Ok(Echo { sent: self.time()?, life: self.u32()? })
+    }
+}
+
+fn decode_body(from: &mut Reader) -> Result<Message, PeerError> {
+    let tag = from.u8()?;
+    let sender = NodeId(from.u64()?);
+    let to = NodeId(from.u64()?);
+    let term = Term(from.u64()?);
+    let body = match tag {
+        tag::APPEND => {
+            let (previous, commit, sent) = (from.mark()?, from.index()?, from.time()?);
+            let count = from.u32()? as usize;
+            if count > MAX_ENTRIES {
+                return Err(PeerError::Malformed("number of entries"));
+            }
+            let mut entries = Vec::with_capacity(count.min(from.0.len() / ENTRY_HEAD));
+            let mut last = previous;
+            for _ in 0..count {
+                let entry = decode_entry(from)?;
+                if Some(entry.index.0) != last.index.0.checked_add(1) || entry.term < last.term {
+                    return Err(PeerError::Malformed("order of entries"));
+                }
+                last = Mark { term: entry.term, index: entry.index };
+                entries.push(entry);
+            }
+            Body::Append { previous, commit, sent, entries }
+        }
+        tag::APPENDED => {
+            Body::Appended { index: from.index()?, commit: from.index()?, echo: from.echo()? }
+        }
+        tag::REJECTED => Body::Rejected {
+            index: from.index()?,
+            hint: from.mark()?,
+            commit: from.index()?,
+            echo: from.echo()?,
+        },
+        tag::HEARTBEAT => Body::Heartbeat { commit: from.index()?, sent: from.time()? },
+        tag::ALIVE => Body::Alive { commit: from.index()?, echo: from.echo()? },
+        tag::CANVASS => {
+            let flags = from.u8()?;
+            let (pre, transfer) = (flags & 1 != 0, flags & 2 != 0);
+            Body::Canvass { pre, transfer, last: from.mark()?, commit: from.mark()? }
+        }
+        tag::VOTED => {
+            let flags = from.u8()?;
+            Body::Voted { pre: flags & 1 != 0, granted: flags & 2 != 0, commit: from.mark()? }
+        }
+        tag::TAKE_OVER => Body::TakeOver,
+        _ => return Err(PeerError::Malformed("kind of message")),
+    };
+    Ok(Message { from: sender, to, term, body })
+}
+
+fn decode_entry(from: &mut Reader) -> Result<Replicated, PeerError> {
+    let (term, index) = (Term(from.u64()?), from.index()?);
+    let start = Position(from.u64()?);
+    let word = from.u32()?;
+    let kind = Kind::from_code(word as u8 & !NEEDS_SYNC);
+    let kind = kind.ok_or(PeerError::Malformed("kind of entry"))?;
+    let count = (word >> 8) as usize;
+    // Every part takes four bytes at least.
+    let mut parts = Vec::with_capacity(count.min(from.0.len() / 4));
+    for _ in 0..count {
+        let len = from.u32()? as usize;
+        parts.push(from.take(len)?);
+    }
+    let needs_sync = word as u8 & NEEDS_SYNC != 0;
+    Ok(Replicated { term, index, start, kind, needs_sync, parts })
+}
