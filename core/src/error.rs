@@ -71,6 +71,8 @@ pub enum StoreError {
     Io { doing: &'static str, file: String, error: std::io::Error },
     /// An earlier failure stopped the store.
     Stopped,
+    /// Another replica of the group leads, or nobody does. Nothing was changed.
+    NotLeader,
 }
 
 impl fmt::Display for StoreError {
@@ -82,6 +84,7 @@ impl fmt::Display for StoreError {
             }
             StoreError::Corrupt(corrupt) => corrupt.fmt(f),
             StoreError::Io { doing, file, error } => write!(f, "{doing} {file}: {error}"),
+            StoreError::NotLeader => f.write_str("this replica does not lead its group"),
             StoreError::Stopped => f.write_str("the store stopped after an earlier disk failure"),
         }
     }

@@ -313,6 +313,39 @@ impl CommitLog {
         self.seal.store_id
     }
 
+    /// How many of these entries, in their order, can be appended for certain:
+    /// with room for them made, but not more than one segment ahead.
+    pub fn make_room<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        sizes: impl Iterator<Item = u64>,
+    ) -> Result<usize, StoreError> {
+        let mut at = self.end;
+        let mut end = self.active().end();
+        let mut rolled = false;
+        let mut count = 0;
+        for size in sizes {
+            if end.0 - at.0 < size {
+                if rolled {
+                    break;
+                }
+                if self.next.is_none() {
+                    match self.make_next(disk) {
+                        Ok(next) => self.next = Some(next),
+                        Err(StoreError::Full) => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                rolled = true;
+                at = end;
+                end = self.next.expect("just made").end();
+            }
+            at = Position(at.0 + size);
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// Makes the next segment ahead of need, if the active one is half full. A
     /// full disk is no error here; `append` will say so when it matters.
     pub fn prepare<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {

@@ -22,7 +22,7 @@ mod truncate;
 pub use commit_log::{CommitLog, SyncTicket};
 pub use identity::HardState;
 pub(crate) use record::Seal;
-pub use record::{Draft, Kind};
+pub use record::{Draft, Kind, entry_size};
 pub use recovery::Recovered;
 
 use bytes::Bytes;

@@ -147,6 +147,7 @@ pub(super) fn open<D: Disk>(
             // The last life wrote something only once all before it was durable.
             let settled = tail.life == identity.life();
             identity.cut(tail.end, settled);
+            identity.commit = identity.commit.min(tail.last.0);
             identity.is_distrusted |= damage.is_some() || (known.is_none() && !founding);
         }
     }

@@ -8,7 +8,11 @@
 //! back, which is what this replica had told everybody so far.
 
 use super::{CommitLog, HardState, commit_log::Phase};
-use crate::{error::StoreError, ids::LogIndex, runtime::Disk};
+use crate::{
+    error::StoreError,
+    ids::{LogIndex, Position},
+    runtime::Disk,
+};
 
 impl CommitLog {
     /// Forgets all entries after this one, written and durable or not. None of
@@ -76,6 +80,11 @@ impl CommitLog {
             self.store_identity(disk)?;
         }
         Ok(())
+    }
+
+    /// What the `store` file says is durable.
+    pub fn vouched(&self) -> Position {
+        self.identity.1.durable
     }
 
     /// Notes that the log holds again whatever it may have acknowledged.

@@ -2,6 +2,14 @@
 //! durable → committed. A group of one commits by itself; the broker above
 //! sees only what is committed and cannot tell the difference.
 
+mod convert;
+mod lease;
+mod member;
+mod store;
+#[cfg(test)]
+mod tests;
+mod ticks;
+
 use std::{io, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +21,8 @@ use crate::{
     runtime::{Disk, FileId},
     time::Time,
 };
+
+pub use member::{GroupConfig, Member, Role};
 
 /// What an acknowledgement promises. See the durability contract in
 /// ARCHITECTURE.md.

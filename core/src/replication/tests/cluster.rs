@@ -1,0 +1,483 @@
+//! A group on test disks, driven by a queue of events: a network that drops,
+//! delays, repeats and reorders, disks that lose what was not synced, clocks
+//! that run at different speeds. It checks at every step what must always hold.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::*;
+use crate::{
+    ids::{LogIndex, NodeId},
+    log::{
+        Replicas,
+        test_disk::{TestDisk, TestSync},
+    },
+    peer::{Message, codec::Session, handshake},
+    rng::Rng,
+};
+
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(200);
+
+enum Event {
+    Deliver(Box<Message>),
+    /// A sync of this node's life ends.
+    Synced {
+        node: usize,
+        life: u64,
+        failed: bool,
+    },
+    Wake {
+        node: usize,
+        life: u64,
+    },
+}
+
+pub struct Node {
+    disk: Option<TestDisk>,
+    pub member: Option<Member<TestDisk>>,
+    sync: Option<(SyncTicket, TestSync)>,
+    /// Counts starts of the process.
+    life: u64,
+    wakes_at: Time,
+    /// This node's clock runs so much faster, in parts of a thousand.
+    drift: i64,
+    /// Everything before this was compared with what the others committed.
+    checked: Position,
+    proposed: Vec<(Place, u64)>,
+    founding: bool,
+}
+
+/// What the network does to messages.
+#[derive(Clone, Copy)]
+pub struct Weather {
+    pub drop: f64,
+    pub repeat: f64,
+    pub latency: Duration,
+}
+
+pub const FAIR: Weather = Weather { drop: 0.0, repeat: 0.0, latency: Duration::from_millis(2) };
+pub const FOUL: Weather = Weather { drop: 0.05, repeat: 0.05, latency: Duration::from_millis(30) };
+
+#[derive(PartialEq, Eq)]
+struct Committed {
+    term: Term,
+    kind: Kind,
+    start: Position,
+    parts: Vec<Bytes>,
+}
+
+pub struct Cluster {
+    pub now: Time,
+    pub rng: Rng,
+    pub nodes: Vec<Node>,
+    pub weather: Weather,
+    flush: Flush,
+    events: BTreeMap<(Time, u64), Event>,
+    sequence: u64,
+    /// Messages between these do not arrive: (from, to).
+    pub cut: Vec<(usize, usize)>,
+    leaders: BTreeMap<Term, NodeId>,
+    /// What any replica committed, by index from 1.
+    committed: Vec<Committed>,
+    next_id: u64,
+    /// Ids of proposals that were acknowledged, with their index.
+    pub acked: BTreeMap<u64, LogIndex>,
+}
+
+impl Cluster {
+    pub fn new(seed: u64, size: usize, flush: Flush) -> Cluster {
+        let mut rng = Rng::new(seed);
+        let nodes = (0..size).map(|_| Node {
+            disk: Some(TestDisk::default()),
+            member: None,
+            sync: None,
+            life: 0,
+            wakes_at: Time::MAX,
+            drift: rng.below(41) as i64 - 20,
+            checked: Position(0),
+            proposed: Vec::new(),
+            founding: true,
+        });
+        let nodes = nodes.collect();
+        let mut cluster = Cluster {
+            now: Time(1_000_000),
+            rng,
+            nodes,
+            weather: FAIR,
+            flush,
+            events: BTreeMap::new(),
+            sequence: 0,
+            cut: Vec::new(),
+            leaders: BTreeMap::new(),
+            committed: Vec::new(),
+            next_id: 0,
+            acked: BTreeMap::new(),
+        };
+        (0..size).for_each(|node| cluster.start(node));
+        cluster
+    }
+
+    pub fn start(&mut self, at: usize) {
+        let now = self.clock(at);
+        let voters = (1..=self.nodes.len() as u64).map(NodeId).collect();
+        let group =
+            GroupConfig { id: NodeId(at as u64 + 1), voters, election_timeout: ELECTION_TIMEOUT };
+        let node = &mut self.nodes[at];
+        let disk = node.disk.take().expect("only what is down starts");
+        let log = LogConfig {
+            segment_bytes: 16 << 10,
+            spare_segments: 1,
+            birth_id: self.rng.next(),
+            replicas: Replicas::Group { founding: node.founding },
+        };
+        let seed = self.rng.next();
+        let base = Base::default();
+        let (member, _) = Member::open(disk, log, self.flush, base, &group, seed, now).unwrap();
+        node.member = Some(member);
+        node.founding = false;
+        node.life += 1;
+        node.wakes_at = Time::MAX;
+        node.checked = Position(0);
+        self.advance(at);
+    }
+
+    /// Ends the process; its disk keeps what was written.
+    pub fn kill(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if let Some(mut member) = node.member.take() {
+            node.disk = Some(std::mem::take(member.parts().1));
+            node.sync = None;
+            node.proposed.clear();
+        }
+    }
+
+    /// Ends the process and takes what was not synced.
+    pub fn cut_power(&mut self, at: usize) {
+        self.kill(at);
+        if let Some(disk) = &mut self.nodes[at].disk {
+            disk.power_failure(&mut self.rng);
+        }
+    }
+
+    /// The disk of a node that is down.
+    pub fn disk(&mut self, at: usize) -> &mut TestDisk {
+        self.nodes[at].disk.as_mut().expect("it is down")
+    }
+
+    /// A new disk in the place of the old one.
+    pub fn replace_disk(&mut self, at: usize) {
+        *self.disk(at) = TestDisk::default();
+    }
+
+    pub fn is_up(&self, at: usize) -> bool {
+        self.nodes[at].member.is_some()
+    }
+
+    /// Cuts the group in two.
+    pub fn isolate(&mut self, side: &[usize]) {
+        for a in 0..self.nodes.len() {
+            for b in 0..self.nodes.len() {
+                if side.contains(&a) != side.contains(&b) {
+                    self.cut.push((a, b));
+                }
+            }
+        }
+    }
+
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |node: &Node| node.member.as_ref().is_some_and(|m| m.is_established());
+        let leaders = (0..self.nodes.len()).filter(|at| leads(&self.nodes[*at]));
+        leaders.max_by_key(|at| self.member(*at).term())
+    }
+
+    pub fn member(&self, at: usize) -> &Member<TestDisk> {
+        self.nodes[at].member.as_ref().expect("it is up")
+    }
+
+    fn clock(&self, at: usize) -> Time {
+        let drift = self.nodes[at].drift;
+        Time((self.now.0 as i64 + self.now.0 as i64 * drift / 1000) as u64)
+    }
+
+    fn at(&mut self, time: Time, event: Event) {
+        self.sequence += 1;
+        self.events.insert((time, self.sequence), event);
+    }
+
+    /// Proposes a message to a node that thinks it leads.
+    pub fn propose(&mut self, at: usize) -> Option<u64> {
+        let id = self.next_id;
+        let size = self.rng.below(600) as usize;
+        let durable = self.rng.chance(0.1);
+        let member = self.nodes[at].member.as_mut()?;
+        let mut draft = Draft::default();
+        draft.clear(Kind::Command);
+        draft.part(|out| {
+            out.extend_from_slice(&id.to_le_bytes());
+            out.resize(out.len() + size, id as u8);
+        });
+        let needs = if durable { Needs::Durable } else { Needs::Flush };
+        match member.propose(&mut draft, needs, |_, _| {}) {
+            Ok(place) => {
+                self.nodes[at].proposed.push((place, id));
+                self.next_id += 1;
+                Some(id)
+            }
+            Err(StoreError::NotLeader) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Proposes here and there until `until`.
+    pub fn run_with_traffic(&mut self, until: Time) {
+        while self.now < until {
+            let at = self.rng.below(self.nodes.len() as u64) as usize;
+            for _ in 0..self.rng.below(4) {
+                self.propose(at);
+            }
+            if self.is_up(at) {
+                self.advance(at);
+            }
+            let pause = Duration::from_micros(self.rng.below(8000));
+            self.run_until((self.now + pause).min(until));
+        }
+    }
+
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(self.now + time);
+    }
+
+    pub fn run_until(&mut self, until: Time) {
+        while let Some((&(time, _), _)) = self.events.first_key_value()
+            && time <= until
+        {
+            let ((time, _), event) = self.events.pop_first().expect("there is one");
+            self.now = time;
+            self.happen(event);
+        }
+        self.now = until;
+    }
+
+    /// Runs until `done`; panics if it takes too long.
+    pub fn run_till(&mut self, what: &str, mut done: impl FnMut(&mut Cluster) -> bool) {
+        let limit = self.now + Duration::from_secs(20);
+        while !done(self) {
+            assert!(self.now < limit, "after 20 s there is still no {what}:\n{}", self.states());
+            self.run_for(Duration::from_millis(20));
+        }
+    }
+
+    /// What each replica thinks, for whoever reads a failure.
+    fn states(&self) -> String {
+        let state = |node: &Node| match &node.member {
+            None => "down\n".to_owned(),
+            Some(member) => {
+                let log = member.log();
+                format!(
+                    "{:?} in term {}: log to {} ({}), committed {}, distrusted {}, repairing {}\n",
+                    member.role(),
+                    member.term(),
+                    log.last_index(),
+                    log.last_term(),
+                    member.committed_index(),
+                    log.is_distrusted(),
+                    log.is_repairing(),
+                )
+            }
+        };
+        self.nodes.iter().map(state).collect()
+    }
+
+    fn happen(&mut self, event: Event) {
+        let at = match event {
+            Event::Deliver(message) => {
+                let (from, to) = (message.from.0 as usize - 1, message.to.0 as usize - 1);
+                if self.cut.contains(&(from, to)) {
+                    return;
+                }
+                let now = self.clock(to);
+                let Some(member) = &mut self.nodes[to].member else { return };
+                member.receive(now, *message).unwrap();
+                to
+            }
+            Event::Synced { node, life, failed } => {
+                if self.nodes[node].life != life || !self.is_up(node) {
+                    return;
+                }
+                let now = self.clock(node);
+                let (ticket, sync) = self.nodes[node].sync.take().expect("it was begun");
+                let member = self.nodes[node].member.as_mut().expect("it is up");
+                if failed {
+                    // The process ends at once (L2).
+                    let error = member.parts().1.fail(sync, &mut self.rng);
+                    assert!(member.synced(now, ticket, Err(error)).is_err());
+                    return self.kill(node);
+                }
+                let outcome = member.parts().1.finish(sync);
+                member.synced(now, ticket, outcome).unwrap();
+                member.prepare().unwrap();
+                node
+            }
+            Event::Wake { node, life } => {
+                if self.nodes[node].life != life || self.nodes[node].wakes_at > self.now {
+                    return;
+                }
+                self.nodes[node].wakes_at = Time::MAX;
+                node
+            }
+        };
+        if self.is_up(at) {
+            self.advance(at);
+        }
+    }
+
+    /// What a shell does after each batch of inputs.
+    fn advance(&mut self, at: usize) {
+        let now = self.clock(at);
+        let life = self.nodes[at].life;
+        let member = self.nodes[at].member.as_mut().expect("it is up");
+        member.write(now).unwrap();
+        let mut messages = Vec::new();
+        while let Some(message) = member.poll_message() {
+            messages.push(message);
+        }
+        if let Some(sync) = member.begin_sync(now) {
+            self.nodes[at].sync = Some(sync);
+            let takes = Duration::from_micros(100 + self.rng.below(3000));
+            self.at(self.now + takes, Event::Synced { node: at, life, failed: false });
+        }
+        messages.into_iter().for_each(|message| self.send(message));
+        let wake = self.member(at).deadline().unwrap_or(Time::MAX);
+        let drift = self.nodes[at].drift;
+        let wake = Time((wake.0.min(1 << 50) as i128 * 1000 / (1000 + drift) as i128) as u64 + 1);
+        let wake = wake.max(self.now + Duration::from_micros(1));
+        if wake < self.nodes[at].wakes_at {
+            self.nodes[at].wakes_at = wake;
+            self.at(wake, Event::Wake { node: at, life });
+        }
+        self.check(at);
+    }
+
+    fn send(&mut self, message: Message) {
+        let message = through_the_codec(&message);
+        let copies = if self.rng.chance(self.weather.repeat) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.rng.chance(self.weather.drop) {
+                continue;
+            }
+            let latency = self.weather.latency.as_micros() as u64;
+            let takes = Duration::from_micros(50 + self.rng.below(latency));
+            self.at(self.now + takes, Event::Deliver(Box::new(message.clone())));
+        }
+    }
+
+    /// What must hold after every step of a replica.
+    fn check(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let member = node.member.as_mut().expect("it is up");
+        if member.role() == Role::Leader {
+            assert!(!member.log().is_distrusted(), "who lost its log does not lead");
+            let known = *self.leaders.entry(member.term()).or_insert(member.id());
+            assert_eq!(known, member.id(), "{} has two leaders", member.term());
+        }
+        while node.checked < member.committed() {
+            let from = node.checked;
+            let entry = member.entry_at(from).unwrap().expect("committed means written");
+            let number = entry.place.index.0 as usize - 1;
+            let (term, kind, start) = (entry.place.term, entry.kind, entry.place.start);
+            let parts = entry.parts.into_iter().map(|(_, part)| part).collect();
+            let found = Committed { term, kind, start, parts };
+            match self.committed.get(number) {
+                Some(known) => assert!(*known == found, "entry {} differs", number + 1),
+                None => {
+                    assert_eq!(number, self.committed.len(), "what is committed has no gaps");
+                    self.committed.push(found);
+                }
+            }
+            node.checked = entry.place.end;
+        }
+        let (committed, log) = (member.committed(), member.log());
+        node.proposed.retain(|(place, id)| {
+            let is_there = log.term_at(place.index) == Some(place.term);
+            if is_there && place.end <= committed {
+                self.acked.insert(*id, place.index);
+            }
+            is_there && place.end > committed
+        });
+        self.check_leases();
+    }
+
+    /// While one replica's lease runs, no other one leads in a later term.
+    fn check_leases(&self) {
+        let up = (0..self.nodes.len()).filter(|at| self.is_up(*at));
+        let leaders: Vec<usize> = up.filter(|at| self.member(*at).role() == Role::Leader).collect();
+        let newest = leaders.iter().map(|at| self.member(*at).term()).max();
+        for at in leaders {
+            let member = self.member(at);
+            let holds = member.lease_until() > self.clock(at);
+            assert!(!holds || Some(member.term()) == newest, "a lease outlived its term");
+        }
+    }
+
+    /// Everybody is up and hears everybody: all must converge, and what was
+    /// acknowledged must be there.
+    pub fn heal_and_judge(&mut self) {
+        self.cut.clear();
+        self.weather = FAIR;
+        for at in 0..self.nodes.len() {
+            if !self.is_up(at) {
+                self.start(at);
+            }
+        }
+        self.run_till("leader", |cluster| cluster.leader().is_some());
+        let mut last = None;
+        self.run_till("acknowledgement", |cluster| {
+            let leader = cluster.leader();
+            last = last.or_else(|| leader.and_then(|leader| cluster.propose(leader)));
+            let acked = last.is_some_and(|id| cluster.acked.contains_key(&id));
+            if !acked && leader.is_some_and(|leader| cluster.nodes[leader].proposed.is_empty()) {
+                last = None;
+            }
+            if let Some(leader) = leader {
+                cluster.advance(leader);
+            }
+            acked
+        });
+        let end = LogIndex(self.committed.len() as u64);
+        self.run_till("agreement", |cluster| {
+            let nodes = 0..cluster.nodes.len();
+            nodes.into_iter().all(|at| cluster.member(at).committed_index() >= end)
+        });
+        for (id, index) in &self.acked {
+            let entry = &self.committed[index.0 as usize - 1];
+            assert_eq!(entry.parts[0][..8], id.to_le_bytes(), "proposal {id} is lost");
+        }
+        for at in 0..self.nodes.len() {
+            assert!(!self.member(at).log().is_distrusted(), "who caught up is trusted");
+        }
+    }
+
+    /// A sync that is running on this node fails when it ends.
+    pub fn fail_sync(&mut self, at: usize) {
+        let life = self.nodes[at].life;
+        if self.nodes[at].sync.is_some() {
+            self.happen(Event::Synced { node: at, life, failed: true });
+        }
+    }
+}
+
+/// Messages arrive as what a peer would decode.
+fn through_the_codec(message: &Message) -> Message {
+    let (mut sends, mut receives) = sessions();
+    let mut bytes = Vec::new();
+    sends.encode(message, &mut bytes);
+    let mut buffer = BytesMut::from(&bytes.concat()[..]);
+    let arrived = receives.decode(&mut buffer).unwrap().expect("all of it is there");
+    assert_eq!(arrived, *message);
+    arrived
+}
+
+fn sessions() -> (Session, Session) {
+    (handshake::test_session(), handshake::test_session())
+}
