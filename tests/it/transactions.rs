@@ -1,5 +1,6 @@
 //! Half messages, decisions and check-back, on a broker driven by hand.
 
+mod figures;
 mod producing;
 
 use std::time::Duration;
@@ -17,7 +18,8 @@ use stormglass_core::{
         request,
     },
 };
-use stormglass_tests::by_hand::{ByHand, pull_fields};
+use stormglass_sim::fault::Unsynced;
+use stormglass_tests::by_hand::{ByHand, Sent, pull_fields};
 
 pub use producing::{Half, Producing};
 
@@ -343,4 +345,83 @@ fn operators_see_what_is_undecided_and_decide() {
     let states: Vec<HalfState> = states.collect();
     assert_eq!(states, [HalfState::Committed, HalfState::RolledBack, HalfState::Open]);
     assert_eq!(bodies(&mut by_hand), ["h0"]);
+}
+
+#[test]
+fn a_half_that_cannot_be_read_does_not_hold_up_the_others() {
+    let mut by_hand = started();
+    let producer = Producing::new(1, "p");
+    producer.heartbeat(&mut by_hand);
+    for n in 0..3 {
+        producer.send_half(&mut by_hand, &format!("h{n}"), "").expect("stored");
+    }
+    by_hand.pass(5 * SECOND);
+    by_hand.drive.fail_reads(1);
+    by_hand.pass(2 * SECOND);
+    assert_eq!(producer.checks(&mut by_hand).len(), 2, "T8");
+    assert!(by_hand.is_serving());
+    by_hand.pass(30 * SECOND);
+    assert_eq!(producer.checks(&mut by_hand).len(), 3, "the disk reads again");
+}
+
+#[test]
+fn a_full_disk_stops_neither_checks_nor_their_count() {
+    let mut by_hand = started();
+    by_hand.config.check_back.at_most = 3;
+    by_hand.kill();
+    by_hand.start().expect("it opens again");
+    let producer = Producing::new(1, "p").acknowledging();
+    producer.heartbeat(&mut by_hand);
+    let half = producer.send_half(&mut by_hand, "half", "").expect("stored");
+    by_hand.drive.set_full(true);
+    let full = Sent::Refused(code::SERVICE_NOT_AVAILABLE);
+    for body in ["x".repeat(8 << 10), "x".into()] {
+        while by_hand.send("orders", 1, &body) != full {}
+    }
+    // Some last commands may fit where no message does.
+    while by_hand.commit("g", "orders", 1, 1) == Some(code::SUCCESS) {}
+    assert_eq!(check_times(&mut by_hand, &producer, 500), [6, 36, 96], "and no more");
+    let refused = producer.end(&mut by_hand, &half, Resolution::Commit);
+    assert_eq!(refused, Some(code::SERVICE_NOT_AVAILABLE));
+    assert_eq!(listed(&mut by_hand, true).parked, 0, "nothing could be written down");
+    by_hand.drive.set_full(false);
+    by_hand.pass(2 * SECOND);
+    assert_eq!(listed(&mut by_hand, true).parked, 1);
+    assert_eq!(producer.end(&mut by_hand, &half, Resolution::Commit), Some(code::SUCCESS));
+    assert_eq!(bodies(&mut by_hand), ["half"]);
+}
+
+#[test]
+fn a_delayed_half_is_due_counted_from_its_commit() {
+    let mut by_hand = started();
+    let producer = Producing::new(1, "p");
+    let half = producer.send_half(&mut by_hand, "half", "DELAY\u{1}3\u{2}").expect("stored");
+    by_hand.pass(5 * SECOND);
+    assert_eq!(producer.end(&mut by_hand, &half, Resolution::Commit), Some(code::SUCCESS));
+    let contrary = producer.end(&mut by_hand, &half, Resolution::Rollback);
+    assert_eq!(contrary, Some(code::ILLEGAL_OPERATION), "it is decided, though not due");
+    by_hand.pass(9 * SECOND);
+    assert_eq!(bodies(&mut by_hand), [] as [&str; 0]);
+    by_hand.power_loss();
+    by_hand.start().expect("it opens again");
+    by_hand.pass(2 * SECOND);
+    assert_eq!(bodies(&mut by_hand), ["half"]);
+}
+
+#[test]
+fn a_half_number_lost_under_async_flush_is_never_given_again() {
+    let mut by_hand = ByHand::new(Flush::Async { interval: Duration::from_secs(10) });
+    by_hand.start().expect("an empty disk opens");
+    let producer = Producing::new(1, "p");
+    by_hand.send("orders", 0, "the topic exists");
+    by_hand.pass(30 * SECOND);
+    let lost = producer.send_half(&mut by_hand, "lost?", "").expect("stored");
+    by_hand.power_loss_with(Unsynced::Lost);
+    by_hand.start().expect("it opens again");
+    let new = producer.send_half(&mut by_hand, "new", "").expect("stored");
+    assert_ne!(new.number, lost.number);
+    // A late decision about what the power took does not hit what came after.
+    let late =
+        producer.end(&mut by_hand, &Half { position: new.position, ..lost }, Resolution::Commit);
+    assert_eq!(late, Some(code::SYSTEM_ERROR));
 }

@@ -96,7 +96,7 @@ impl<D: Disk> Broker<D> {
                 // It does not keep the others from being checked (T8).
                 self.counters.corrupt_reads += 1;
                 tracing::error!(%error, "a half message cannot be read");
-                let due = now.mono + self.config.check_back.longest;
+                let due = now.mono + again;
                 self.transactions.checks.postpone(group, at, now.mono, due);
             }
         }
@@ -146,7 +146,7 @@ impl<D: Disk> Broker<D> {
         let Some(half) = self.state.halves.get(at) else { return };
         let checks = &mut self.transactions.checks;
         if let Some(sent) = checks.receive(at, over) {
-            let received = half.checks.saturating_add(1);
+            let received = half.checks.saturating_add(checks.uncounted(at));
             let due = sent + self.config.check_back.wait(half, received);
             checks.schedule(&half.producer_group, at, due);
         }

@@ -7,7 +7,8 @@
 //! closed or fell silent counts for nothing and is repeated over another one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    iter,
     time::Duration,
 };
 
@@ -95,9 +96,9 @@ pub(super) struct Checks {
     /// Checks whose receipt is not known yet.
     sent: BTreeMap<Position, Sent>,
     links: BTreeMap<ConnId, Link>,
-    /// Received and not yet proposed, or not yet applied.
-    received: BTreeSet<Position>,
-    noted: BTreeSet<Position>,
+    /// Received and not yet proposed, or not yet applied: how many of each.
+    received: BTreeMap<Position, u8>,
+    noted: BTreeMap<Position, u8>,
     /// To be parked with the next note.
     exhausted: BTreeSet<Position>,
     note_at: Option<Time>,
@@ -147,7 +148,8 @@ pub(super) enum Last {
     Lost(ConnId),
 }
 
-/// Halves that are written down together, in order.
+/// Halves that are written down together, in order; one that received two
+/// checks comes twice.
 pub(super) enum Note {
     Received(Vec<Position>),
     Exhausted(Vec<Position>),
@@ -272,7 +274,7 @@ impl Checks {
         let Some(sent) = self.sent.remove(&at) else { return Last::None };
         let Some(link) = self.links.get_mut(&sent.conn) else { return Last::Lost(sent.conn) };
         if link.heard.is_some_and(|heard| heard >= sent.at + ALIVE_AFTER) {
-            self.received.insert(at);
+            *self.received.entry(at).or_default() += 1;
             return Last::Received(sent.at);
         }
         link.lost = true;
@@ -281,7 +283,8 @@ impl Checks {
 
     /// Received checks of the half that its state does not count yet.
     pub fn uncounted(&self, at: Position) -> u8 {
-        u8::from(self.received.contains(&at) || self.noted.contains(&at))
+        let count = |of: &BTreeMap<Position, u8>| of.get(&at).copied().unwrap_or(0);
+        count(&self.received).saturating_add(count(&self.noted))
     }
 
     /// The connection to ask over: each in turn. One that lost a check, and the
@@ -307,7 +310,7 @@ impl Checks {
 
     /// A check goes out; the half is looked at again after `again`.
     pub fn sent(&mut self, group: &Name, at: Position, conn: ConnId, now: Time, again: Duration) {
-        self.slice.left -= 1;
+        self.slice.left = self.slice.left.saturating_sub(1);
         self.sent.insert(at, Sent { conn, at: now });
         self.links.entry(conn).or_default().unheard += 1;
         self.postpone(group, at, now, now + again);
@@ -329,7 +332,7 @@ impl Checks {
             return None;
         }
         self.sent.remove(&at);
-        self.received.insert(at);
+        *self.received.entry(at).or_default() += 1;
         Some(sent.at)
     }
 
@@ -362,11 +365,13 @@ impl Checks {
         if now < at && waiting < NOTED_AT_ONCE {
             return None;
         }
-        let some = |of: &BTreeSet<Position>| of.iter().take(NOTED_AT_ONCE).copied().collect();
-        Some(match self.received.is_empty() {
-            false => Note::Received(some(&self.received)),
-            true => Note::Exhausted(some(&self.exhausted)),
-        })
+        if self.received.is_empty() {
+            let some = self.exhausted.iter().take(NOTED_AT_ONCE);
+            return Some(Note::Exhausted(some.copied().collect()));
+        }
+        let all = self.received.iter().take(NOTED_AT_ONCE);
+        let all = all.flat_map(|(at, count)| iter::repeat_n(*at, usize::from(*count)));
+        Some(Note::Received(all.collect()))
     }
 
     pub fn noted(&mut self, note: Note) {
@@ -374,7 +379,7 @@ impl Checks {
             Note::Received(halves) => {
                 for at in halves {
                     self.received.remove(&at);
-                    self.noted.insert(at);
+                    *self.noted.entry(at).or_default() += 1;
                 }
             }
             Note::Exhausted(halves) => {
@@ -392,7 +397,15 @@ impl Checks {
     /// The state counts these now.
     pub fn counted(&mut self, halves: impl Iterator<Item = Position>) {
         for at in halves {
-            self.noted.remove(&at);
+            if let Entry::Occupied(mut count) = self.noted.entry(at) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod produce;
 mod raw;
 mod server_cpu;
 mod target;
+mod transact;
 
 use std::{
     io,
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 use super::{
     admin::Server,
+    link::Answer,
     output::{Format, Table},
 };
 use latency::Latencies;
@@ -37,11 +39,14 @@ pub enum Bench {
     Consume(Read),
     /// Send and receive at the same time; latencies are from send to receipt.
     E2e(Load),
+    /// Commit transactions and send plain messages by turns, and compare; or
+    /// leave half messages undecided.
+    Transact(Transact),
     /// Write and sync files of different preparation, without a broker.
     Disk(Disk),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Common {
     #[command(flatten)]
     pub server: Server,
@@ -92,6 +97,42 @@ pub struct Load {
     /// time as were in flight, and report how the broker compares.
     #[arg(long, value_name = "DIR")]
     pub raw_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Transact {
+    #[command(flatten)]
+    pub common: Common,
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=(4 << 20)))]
+    pub size: u32,
+    /// Messages and transactions on their way.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub in_flight: u32,
+    /// Seconds, half of them for plain messages.
+    #[arg(long, value_name = "SECONDS", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u64).range(8..=86_400))]
+    pub duration: u64,
+    /// Only send so many half messages, and decide none.
+    #[arg(long, value_name = "COUNT")]
+    pub leave_open: Option<u64>,
+}
+
+impl Transact {
+    /// The plain messages of one turn.
+    fn plain(&self, seconds: u64) -> Load {
+        Load {
+            common: self.common.clone(),
+            size: self.size,
+            in_flight: self.in_flight,
+            batch: 1,
+            rate: None,
+            count: None,
+            duration: Some(seconds),
+            delay: None,
+            raw_dir: None,
+        }
+    }
 }
 
 impl Load {
@@ -149,6 +190,15 @@ pub struct Tally {
 }
 
 impl Tally {
+    fn fail(&mut self, answer: Answer) -> io::Result<()> {
+        self.failed += 1;
+        if self.first_failure.is_none() {
+            let answer = answer.decode()?;
+            self.first_failure = Some(format!("code {}: {}", answer.code, answer.remark));
+        }
+        Ok(())
+    }
+
     fn add(&mut self, other: Tally) {
         self.messages += other.messages;
         self.bytes += other.bytes;
@@ -166,6 +216,7 @@ impl Bench {
                 measured(&load.common, load.raw(), || block_on(produce::run(&load))?)
             }
             Bench::E2e(load) => measured(&load.common, load.raw(), || block_on(e2e::run(&load))?),
+            Bench::Transact(transact) => block_on(transact::run(&transact))?,
             Bench::Consume(read) => measured(&read.common, None, || block_on(consume::run(&read))?),
             Bench::Disk(disk) => compare_segments(&disk),
         }

@@ -189,12 +189,7 @@ impl Sender {
             tally.bytes += self.bytes;
             return Ok(());
         }
-        tally.failed += 1;
-        if tally.first_failure.is_none() {
-            let answer = answer.decode()?;
-            tally.first_failure = Some(format!("code {}: {}", answer.code, answer.remark));
-        }
-        Ok(())
+        tally.fail(answer)
     }
 }
 
