@@ -8,8 +8,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::{
     client::{
         Answer, Ask, Change, Check, ClientError, Command, ConsumerConfig, ConsumerId, DeliveryId,
-        Done, Half, Message, MessageQueue, Pulled, QueueAsk, Received, SendError, SendOptions,
-        SendReceipt, Verdict,
+        Done, Half, Message, MessageQueue, QueueAsk, Received, SendError, SendOptions, SendReceipt,
+        Verdict,
     },
     error::Rejected,
     wire::{
