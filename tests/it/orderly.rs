@@ -2,6 +2,8 @@
 
 mod locks;
 mod pop;
+mod resets;
+mod subscriptions;
 
 use bytes::Bytes;
 use stormglass_core::{
@@ -45,6 +47,8 @@ impl Client {
 
     /// Joins a group with one subscription.
     fn join(self, by_hand: &mut ByHand, group: &str, subscription: Subscription) -> Option<i32> {
+        let peer = "10.0.0.9:4000".parse().expect("an address");
+        by_hand.input(Input::Connected { conn: self.conn(), peer, name_server: None });
         let consumer = ConsumerData {
             group: group.into(),
             consume_type: ConsumeType::Push,

@@ -237,6 +237,10 @@ impl<D: Disk> Broker<D> {
             }
             Command::Topic(config) => Some(Needed::Topic(config.name.clone())),
             Command::Group(config) => Some(Needed::Group(config.name.clone())),
+            Command::Reset(change) => {
+                self.was_reset(change);
+                None
+            }
             Command::Lease(change) => {
                 self.leases_changed(now, change);
                 match change {

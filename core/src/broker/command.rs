@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{halves, leases, locks, retry::BackOff, timers};
+use super::{halves, leases, locks, resets, retry::BackOff, timers};
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
@@ -38,6 +38,9 @@ pub struct OffsetCommit {
     pub queue: u32,
     /// The next offset that the group wants.
     pub offset: u64,
+    /// How often the group had been reset there when this was said; void if it
+    /// was reset again since (O4).
+    pub resets: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ pub enum Command {
     Topic(TopicConfig),
     Group(GroupConfig),
     Offsets(Vec<OffsetCommit>),
+    Reset(resets::Change),
     Lock(locks::Change),
     Lease(leases::Change),
     Transaction(halves::Change),
@@ -74,6 +78,7 @@ impl Command {
             | Command::Topic(_)
             | Command::Group(_)
             | Command::Lock(_)
+            | Command::Reset(_)
             | Command::Lease(leases::Change::Opened { .. }) => Needs::Durable,
             Command::Offsets(_)
             | Command::Transaction(_)

@@ -11,6 +11,7 @@ use super::{
     command::{Command, GroupConfig},
     config::limit,
     retry::BackOff,
+    subscriptions::{Disagreement, GroupSubscriptions, MemberSubscriptions},
 };
 use crate::{
     error::Rejected,
@@ -20,7 +21,11 @@ use crate::{
     time::Now,
     wire::{
         Fields, Frame,
-        body::{ConsumerData, ConsumerIds, HeartbeatData, MessageModel, TagFilter},
+        body::{
+            ConsumeFrom, ConsumeType, ConsumerConnections, ConsumerData, ConsumerIds,
+            HeartbeatData, MemberConnection, MemberDisagreement, MessageModel, TagFilter,
+            language_name,
+        },
         code,
         header::{GroupHeader, UnregisterHeader},
         request,
@@ -37,10 +42,19 @@ pub(super) struct Members {
 
 #[derive(Default)]
 struct Group {
-    members: BTreeMap<String, ConnId>,
+    members: BTreeMap<String, Member>,
     model: MessageModel,
-    /// What the group wants of each topic, as its newest member says.
-    filters: BTreeMap<String, (i64, TagFilter)>,
+    consume_type: ConsumeType,
+    consume_from: ConsumeFrom,
+    subscriptions: GroupSubscriptions,
+}
+
+struct Member {
+    conn: ConnId,
+    /// Of its header: it decides how some bodies are written.
+    language: u8,
+    version: i32,
+    subscriptions: MemberSubscriptions,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,15 +64,63 @@ struct Membership {
     client: String,
 }
 
+/// What a heartbeat changed.
+struct Heard {
+    /// The group is no longer what it was.
+    changed: bool,
+    /// Its members want different things since then.
+    disagrees: bool,
+}
+
+impl Group {
+    /// Sees what the members want together; true if they disagree, newly.
+    fn agree(&mut self, name: &Name) -> bool {
+        let members = self.members.iter();
+        let members = members.map(|(client, member)| (client.as_str(), &member.subscriptions));
+        self.subscriptions.agree(name, members)
+    }
+}
+
 impl Members {
     pub fn filter(&self, group: &str, topic: &str) -> Option<&TagFilter> {
-        self.consumers.get(group)?.filters.get(topic).map(|(_, filter)| filter)
+        self.consumers.get(group)?.subscriptions.newest(topic)
     }
 
     /// Whether this client of the group speaks through this connection.
     pub fn is_member(&self, conn: ConnId, group: &str, client: &str) -> bool {
         let group = self.consumers.get(group);
-        group.is_some_and(|group| group.members.get(client) == Some(&conn))
+        group.is_some_and(|group| group.members.get(client).is_some_and(|m| m.conn == conn))
+    }
+
+    /// The connections of a group's members, and the language of each.
+    pub fn speakers(&self, group: &str) -> BTreeMap<ConnId, u8> {
+        let members = self.consumers.get(group).map(|group| group.members.values());
+        members.into_iter().flatten().map(|member| (member.conn, member.language)).collect()
+    }
+
+    /// What a reader with this subscription must not pass over, because newer
+    /// members want it.
+    pub fn unseen_by(
+        &self,
+        conn: ConnId,
+        group: &str,
+        topic: &str,
+        filter: &TagFilter,
+        version: i64,
+    ) -> Option<&TagFilter> {
+        let group = self.consumers.get(group)?;
+        if group.model == MessageModel::Broadcasting || !group.subscriptions.is_mixed() {
+            return None;
+        }
+        let said = group.members.values().filter(|member| member.conn == conn);
+        let said = said.filter_map(|member| Some(member.subscriptions.get(topic)?.version)).max();
+        group.subscriptions.unseen_by(topic, filter, version.max(said.unwrap_or(i64::MIN)))
+    }
+
+    /// Who of a group disagrees about what, if anybody.
+    pub fn disagreements(&self) -> impl Iterator<Item = (&Name, &[Disagreement])> {
+        let groups = self.consumers.iter();
+        groups.map(|(name, group)| (name, group.subscriptions.disagreements()))
     }
 
     /// Whether any consumer of the group does.
@@ -96,32 +158,25 @@ impl Members {
         Ok(())
     }
 
-    /// Takes a consumer's heartbeat; true if the group is no longer what it was.
-    fn consumer(&mut self, conn: ConnId, client: &str, data: &ConsumerData) -> bool {
+    /// Takes a consumer's heartbeat.
+    fn consumer(&mut self, conn: ConnId, from: &Frame, client: &str, data: &ConsumerData) -> Heard {
         let name: Name = data.group.as_str().into();
         let group = self.consumers.entry(name.clone()).or_default();
         group.model = data.message_model;
-        let mut changed = group.members.insert(client.to_owned(), conn).is_none();
-        for subscription in &data.subscriptions {
-            // An expression that nobody can parse is refused when it pulls.
-            let Ok(filter) = subscription.filter() else { continue };
-            match group.filters.get(&subscription.topic) {
-                Some((version, _)) if *version > subscription.version => {}
-                Some((_, known)) if *known == filter => {}
-                None if group.filters.len() >= limit::SUBSCRIPTIONS => {}
-                _ => {
-                    group
-                        .filters
-                        .insert(subscription.topic.clone(), (subscription.version, filter));
-                    changed = true;
-                }
-            }
-        }
+        group.consume_type = data.consume_type;
+        group.consume_from = data.consume_from;
+        let before = group.members.remove(client);
+        let is_new = before.is_none();
+        let known = before.map(|member| member.subscriptions).unwrap_or_default();
+        let (subscriptions, is_other) = known.replaced_by(&data.subscriptions);
+        let (language, version) = (from.language, from.version);
+        group.members.insert(client.to_owned(), Member { conn, language, version, subscriptions });
+        let disagrees = (is_new || is_other) && group.agree(&name);
         self.belongs(
             conn,
             Membership { is_consumer: true, group: name, client: client.to_owned() },
         );
-        changed
+        Heard { changed: is_new || is_other, disagrees }
     }
 
     fn producer(&mut self, conn: ConnId, client: &str, group: &str) {
@@ -149,10 +204,11 @@ impl Members {
         let Membership { is_consumer, group, client } = membership;
         if *is_consumer {
             let Some(found) = self.consumers.get_mut(group) else { return false };
-            if found.members.get(client) != Some(&conn) {
+            if found.members.get(client).is_none_or(|member| member.conn != conn) {
                 return false;
             }
             found.members.remove(client);
+            found.agree(group);
             if found.members.is_empty() {
                 self.consumers.remove(group);
             }
@@ -202,15 +258,20 @@ impl<D: Disk> Broker<D> {
         }
         let mut changed = BTreeSet::new();
         for consumer in &data.consumers {
-            if self.members.consumer(conn, &data.client_id, consumer) {
+            let heard = self.members.consumer(conn, &frame, &data.client_id, consumer);
+            if heard.changed {
                 changed.insert(consumer.group.as_str().into());
             }
+            self.counters.disagreements += u64::from(heard.disagrees);
         }
         for group in &data.producer_groups {
             self.members.producer(conn, &data.client_id, group);
         }
         self.producers_came(&data.producer_groups);
         self.reply_ok(conn, frame.reply_to(), Fields::default());
+        for consumer in &data.consumers {
+            self.remind_of_resets(conn, frame.language, &consumer.group);
+        }
         self.notify(changed);
         Ok(())
     }
@@ -269,6 +330,42 @@ impl<D: Disk> Broker<D> {
         Ok(())
     }
 
+    /// 203: who the members are, what they want, and whether they agree.
+    pub(super) fn consumer_connections(
+        &mut self,
+        conn: ConnId,
+        frame: &Frame,
+    ) -> Result<(), Rejected> {
+        let header = GroupHeader::parse(&frame.fields)?;
+        let Some(group) = self.members.consumers.get(header.group) else {
+            let remark = format!("no consumer of the group {} is connected", header.group);
+            return Err(Rejected::new(code::CONSUMER_NOT_ONLINE, remark));
+        };
+        let member = |(client, member): (&String, &Member)| MemberConnection {
+            client_id: client.clone(),
+            client_addr: self.sessions.peer(member.conn).map_or(String::new(), |a| a.to_string()),
+            language: language_name(member.language).into(),
+            version: member.version,
+        };
+        let disagreement = |found: &Disagreement| MemberDisagreement {
+            topic: found.topic.clone(),
+            client_id: found.client.clone(),
+            expression: found.expression.clone(),
+            newest: found.newest.clone(),
+        };
+        let body = ConsumerConnections {
+            members: group.members.iter().map(member).collect(),
+            subscriptions: group.subscriptions.all(),
+            consume_type: group.consume_type,
+            message_model: group.model,
+            consume_from: group.consume_from,
+            disagreements: group.subscriptions.disagreements().iter().map(disagreement).collect(),
+        };
+        let body = vec![body.to_bytes()];
+        self.reply(conn, frame.reply_to(), code::SUCCESS, "", Fields::default(), body);
+        Ok(())
+    }
+
     /// Tells all members of these groups to share out their queues again.
     pub(super) fn notify(&mut self, groups: BTreeSet<Name>) {
         for name in groups {
@@ -276,7 +373,7 @@ impl<D: Disk> Broker<D> {
             if group.model == MessageModel::Broadcasting {
                 continue;
             }
-            let conns: BTreeSet<ConnId> = group.members.values().copied().collect();
+            let conns: BTreeSet<ConnId> = group.members.values().map(|m| m.conn).collect();
             for conn in conns {
                 self.members.opaque = self.members.opaque.wrapping_add(1);
                 let fields = GroupHeader { group: &name }.fields();

@@ -21,6 +21,7 @@ mod pop;
 mod propose;
 mod pull;
 mod register;
+mod resets;
 mod retention;
 mod retry;
 mod send;
@@ -29,6 +30,7 @@ mod session;
 mod snapshot;
 mod state;
 mod stored;
+mod subscriptions;
 mod timers;
 mod topics;
 mod transactions;
@@ -52,6 +54,7 @@ use self::{
     propose::Proposed,
     pull::Pull,
     register::Registration,
+    resets::Awareness,
     retention::Retention,
     sequences::Sequencing,
     session::Sessions,
@@ -174,6 +177,7 @@ pub struct Broker<D: Disk> {
     stop_noted: Option<SyncTicket>,
     sessions: Sessions,
     members: Members,
+    awareness: Awareness,
     transactions: Transactions,
     parked: Parked<Pull>,
     parked_pops: Parked<Pop>,
@@ -209,6 +213,10 @@ pub struct Counters {
     pub snapshots: u64,
     /// Numbered sends that were repeated, and answered like the first copy.
     pub repeated: u64,
+    /// Times that members of a group began to want different things (L15), and
+    /// pulls refused because they would have passed over what newer members want.
+    pub disagreements: u64,
+    pub outdated_pulls: u64,
     /// Popped messages whose lease ended before they were acknowledged.
     pub revived: u64,
     /// Those among them that retention had taken.
@@ -253,6 +261,7 @@ impl<D: Disk> Broker<D> {
             stop_noted: None,
             sessions: Sessions::default(),
             members: Members::default(),
+            awareness: Awareness::new(),
             transactions: Transactions::default(),
             parked: Parked::default(),
             parked_pops: Parked::default(),
@@ -468,6 +477,8 @@ impl<D: Disk> Broker<D> {
             request::ACK_MESSAGE => self.ack_message(conn, &frame),
             request::BATCH_ACK_MESSAGE => self.ack_batch(conn, &frame),
             request::CHANGE_MESSAGE_INVISIBLE_TIME => self.change_invisible(now, conn, &frame),
+            request::INVOKE_BROKER_TO_RESET_OFFSET => self.reset_offsets(conn, &frame),
+            request::GET_CONSUMER_CONNECTION_LIST => self.consumer_connections(conn, &frame),
             request::LOCK_BATCH_MQ => self.lock_queues(now, conn, frame),
             request::UNLOCK_BATCH_MQ => self.unlock_queues(conn, &frame),
             request::LIST_HALVES => self.list_halves(now, conn, &frame),
@@ -503,6 +514,7 @@ impl<D: Disk> Broker<D> {
         self.awaiting.drop_connection(conn);
         self.registration.closed(conn, now.mono);
         self.transactions.closed(conn);
+        self.forgets_resets(conn);
         let changed = self.members.closed(conn);
         self.notify(changed);
     }

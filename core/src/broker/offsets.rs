@@ -7,17 +7,20 @@ use super::{
     command::{Command, OffsetCommit},
     config::limit,
     propose::Answer,
+    state::QueueKey,
 };
 use crate::{
     error::{Rejected, StoreError},
     ids::{ConnId, Shard},
     message::Peek,
+    pointer::Pointer,
     runtime::Disk,
     time::Now,
     wire::{
         Frame, code,
         header::{
-            OffsetReply, QueryOffsetHeader, QueueHeader, SearchOffsetHeader, UpdateOffsetHeader,
+            CommittedReply, OffsetReply, QueryOffsetHeader, QueueHeader, SearchOffsetHeader,
+            UpdateOffsetHeader,
         },
     },
 };
@@ -49,6 +52,7 @@ impl<D: Disk> Broker<D> {
         let commits = std::mem::take(&mut self.unproposed_offsets)
             .into_iter()
             .map(|((group, shard), offset)| OffsetCommit {
+                resets: self.state.resets.epoch(&group, &shard),
                 group,
                 topic: shard.topic,
                 queue: shard.queue,
@@ -83,8 +87,9 @@ impl<D: Disk> Broker<D> {
         }
         let shard = Shard { topic: header.topic.into(), queue: header.queue };
         self.check_lock(now, conn, header.group, &shard, header.lock_epoch)?;
-        let group = header.group.into();
-        let commit = OffsetCommit { group, topic: shard.topic, queue: header.queue, offset };
+        let resets = self.check_reset(conn, header.group, &shard, header.reset_epoch)?;
+        let (group, queue) = (header.group.into(), header.queue);
+        let commit = OffsetCommit { group, topic: shard.topic, queue, offset, resets };
         self.propose_for(conn, frame.reply_to(), Command::Offsets(vec![commit]))
     }
 
@@ -97,11 +102,11 @@ impl<D: Disk> Broker<D> {
             stored.or_else(|| self.implied_start(header.group, header.topic, header.queue));
         match offset {
             Some(offset) => {
-                self.reply_ok(
-                    conn,
-                    frame.reply_to(),
-                    OffsetReply { offset: offset as i64 }.fields(),
-                );
+                self.learns_offset(conn, header.group, &shard);
+                let reset = self.state.resets.get(header.group, &shard);
+                let reset_epoch = reset.map(|reset| reset.epoch);
+                let reply = CommittedReply { offset: offset as i64, reset_epoch };
+                self.reply_ok(conn, frame.reply_to(), reply.fields());
                 Ok(())
             }
             None if header.set_zero_if_not_found == Some(true) => {
@@ -158,15 +163,23 @@ impl<D: Disk> Broker<D> {
     pub(super) fn search_offset(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
         let header = SearchOffsetHeader::parse(&frame.fields)?;
         let to = self.readable_queue(header.topic, header.queue)?;
+        let offset = self.offset_at(to, header.timestamp)? as i64;
+        self.reply_ok(conn, frame.reply_to(), OffsetReply { offset }.fields());
+        Ok(())
+    }
+
+    pub(super) fn offset_at(&mut self, to: QueueKey, timestamp: i64) -> Result<u64, Rejected> {
         let (log, disk) = self.replica.parts();
         let index = &self.state.queue(to).index;
         let found = index.find_by(disk, |disk, entry| {
-            let record = log.read(disk, entry.position, entry.size)?;
-            Ok(Peek(&record).store_wall().is_some_and(|wall| wall >= header.timestamp))
+            let part = log.read(disk, entry.position, entry.size)?;
+            let stored = if Pointer::is_one(&part) {
+                Some(Pointer::decode(&part, entry.position)?.store_wall)
+            } else {
+                Peek(&part).store_wall()
+            };
+            Ok(stored.is_some_and(|wall| wall >= timestamp))
         });
-        let offset =
-            found.map_err(|error| Rejected::new(code::SYSTEM_ERROR, error.to_string()))? as i64;
-        self.reply_ok(conn, frame.reply_to(), OffsetReply { offset }.fields());
-        Ok(())
+        found.map_err(|error| Rejected::new(code::SYSTEM_ERROR, error.to_string()))
     }
 }

@@ -381,6 +381,9 @@ impl<D: Disk> Broker<D> {
             self.counters.leases_lost += lost.len() as u64;
             self.propose_ends(now, lost)?;
         }
+        // What newer members want is not passed over by an older one (L15).
+        let unseen = self.members.unseen_by(pop.conn, &pop.group, &shard.topic, &pop.filter, 0);
+        let unseen = unseen.cloned();
         let mut entries = Vec::new();
         let index = &mut self.state.queue_mut(key).index;
         let mut at = from.max(index.min());
@@ -402,9 +405,12 @@ impl<D: Disk> Broker<D> {
                     taken.to = at;
                     return Ok(Some(taken));
                 }
-                if pop.filter.matches_hash(entry.tag)
-                    && self.add_message(key, *offset, Some(*entry), found)?
-                {
+                let is_wanted = pop.filter.matches_hash(entry.tag);
+                if !is_wanted && unseen.as_ref().is_some_and(|all| all.matches_hash(entry.tag)) {
+                    taken.to = at;
+                    return Ok((at != from || !taken.messages.is_empty()).then_some(taken));
+                }
+                if is_wanted && self.add_message(key, *offset, Some(*entry), found)? {
                     taken.messages.push((*offset, 0));
                 }
                 at = offset + 1;

@@ -32,6 +32,8 @@ pub(super) struct Pull {
     lock_epoch: Option<u64>,
     to: QueueKey,
     filter: TagFilter,
+    /// Of the subscription that the filter comes from.
+    version: i64,
     /// The next offset to look at: moves over what the filter refused.
     offset: u64,
     max_messages: usize,
@@ -93,7 +95,9 @@ impl<D: Disk> Broker<D> {
         if header.sys_flag & pull_flag::COMMIT_OFFSET != 0 && header.commit_offset >= 0 {
             let offset = header.commit_offset as u64;
             let shard = self.state.shard(to);
-            if self.check_lock(now, conn, header.group, &shard, header.lock_epoch).is_ok() {
+            let owns = self.check_lock(now, conn, header.group, &shard, header.lock_epoch);
+            let knows = self.check_reset(conn, header.group, &shard, header.reset_epoch);
+            if owns.is_ok() && knows.is_ok() {
                 self.note_offset(now, header.group, shard, offset);
             }
         }
@@ -108,6 +112,7 @@ impl<D: Disk> Broker<D> {
             self.answer_pull(conn, reply_to, to, code::PULL_OFFSET_MOVED, remark, next, Vec::new());
             return Ok(());
         };
+        self.pulls_from(conn, &group, to, offset);
         let pull = Pull {
             conn,
             reply_to,
@@ -115,6 +120,7 @@ impl<D: Disk> Broker<D> {
             lock_epoch: header.lock_epoch,
             to,
             filter,
+            version: header.sub_version,
             offset,
             max_messages: (header.max_messages.max(1) as usize).min(limit::PULL_MESSAGES),
             max_bytes: header
@@ -170,6 +176,8 @@ impl<D: Disk> Broker<D> {
         let mut found = Found::default();
         let mut scanned = 0;
         let end = self.state.queue(pull.to).index.max();
+        let unseen = self.unseen_by(&pull);
+        let mut is_outdated = false;
         let failed = loop {
             if pull.offset >= end || scanned >= limit::PULL_SCAN {
                 break None;
@@ -188,7 +196,18 @@ impl<D: Disk> Broker<D> {
                 break None;
             }
             scanned += entries.len();
+            // What newer members want is not passed over by an older one (L15).
+            if let Some(unseen) = &unseen {
+                let passes = |entry: &QueueEntry| {
+                    unseen.matches_hash(entry.tag) && !pull.filter.matches_hash(entry.tag)
+                };
+                if let Some(stop) = entries.iter().position(|(_, entry)| passes(entry)) {
+                    entries.truncate(stop);
+                    is_outdated = true;
+                }
+            }
             match self.collect(&mut pull, &entries, &mut found) {
+                Ok(false) if is_outdated => break None,
                 Ok(true) => break None,
                 Ok(false) => {}
                 Err(error) => break Some(error),
@@ -203,6 +222,11 @@ impl<D: Disk> Broker<D> {
             self.counters.corrupt_reads += 1;
             tracing::error!(%error, "a stored message cannot be served");
             self.refuse(conn, reply_to, Rejected::new(code::SYSTEM_ERROR, error.to_string()));
+        } else if is_outdated {
+            self.counters.outdated_pulls += 1;
+            let remark =
+                "a newer member of the group wants the next message, and this one does not";
+            self.refuse(conn, reply_to, Rejected::new(code::SUBSCRIPTION_NOT_LATEST, remark));
         } else if offset < end {
             let code = code::PULL_RETRY_IMMEDIATELY;
             self.answer_pull(conn, reply_to, to, code, "NO_MATCHED_MESSAGE", offset, Vec::new());
@@ -210,6 +234,12 @@ impl<D: Disk> Broker<D> {
             return Tried::AtEnd(pull);
         }
         Tried::Answered
+    }
+
+    fn unseen_by(&self, pull: &Pull) -> Option<TagFilter> {
+        let topic = self.state.topic_name(pull.to.topic);
+        let Pull { conn, group, filter, version, .. } = pull;
+        self.members.unseen_by(*conn, group, topic, filter, *version).cloned()
     }
 
     /// Takes what the filter lets through; true once the answer is full. An

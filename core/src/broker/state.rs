@@ -11,6 +11,7 @@ use super::{
     halves::{Halves, HalvesSnapshot},
     leases::{self, Leases, SharedQueue},
     locks::{Locks, Owner},
+    resets::{self, Resets},
     retry::SentBack,
     sequences::{Sequences, SequencesSnapshot},
     timers::{self, Timer, Timers},
@@ -62,6 +63,7 @@ pub struct State {
     topics: Vec<Topic>,
     groups: BTreeMap<Name, GroupConfig>,
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
+    pub resets: Resets,
     pub locks: Locks,
     pub leases: Leases,
     pub sequences: Sequences,
@@ -85,6 +87,7 @@ impl State {
             topics: Vec::new(),
             groups: BTreeMap::new(),
             offsets: BTreeMap::new(),
+            resets: Resets::default(),
             locks: Locks::default(),
             leases: Leases::default(),
             sequences: Sequences::default(),
@@ -113,6 +116,10 @@ impl State {
 
     pub fn read_queues(&self, topic: u32) -> u32 {
         self.topics[topic as usize].config.read_queues
+    }
+
+    pub fn topic_name(&self, topic: u32) -> &Name {
+        &self.topics[topic as usize].config.name
     }
 
     pub fn shard(&self, key: QueueKey) -> Shard {
@@ -306,6 +313,7 @@ impl State {
                 });
                 self.groups.insert(config.name.clone(), config.clone());
             }
+            Command::Reset(change) => self.apply_reset(change),
             Command::Lease(change) => self.apply_lease(change),
             Command::Lock(change) => self.locks.apply(change),
             Command::Offsets(commits) => commits.iter().for_each(|commit| self.put_offset(commit)),
@@ -341,6 +349,10 @@ impl State {
     /// queue, which the client was told to correct (O2).
     fn put_offset(&mut self, commit: &OffsetCommit) {
         let shard = Shard { topic: commit.topic.clone(), queue: commit.queue };
+        if commit.resets != self.resets.epoch(&commit.group, &shard) {
+            return;
+        }
+        self.resets.close(&commit.group, &shard);
         let end = self.find_queue(&shard.topic, shard.queue).map(|key| self.queue(key).index.max());
         let stored = self.offsets.entry(commit.group.clone()).or_default().entry(shard.clone());
         let stored = stored.or_insert(commit.offset);
@@ -348,6 +360,16 @@ impl State {
             *stored = commit.offset;
         }
         self.sent_back.passed(&commit.group, &shard, *stored);
+    }
+
+    /// What alone may move a group back (O4).
+    fn apply_reset(&mut self, change: &resets::Change) {
+        self.resets.apply(change);
+        for (shard, offset) in &change.to {
+            self.leases.reset(&change.group, shard, *offset);
+            let offsets = self.offsets.entry(change.group.clone()).or_default();
+            offsets.insert(shard.clone(), *offset);
+        }
     }
 
     fn apply_lease(&mut self, change: &leases::Change) {
@@ -365,8 +387,9 @@ impl State {
     fn stands(&mut self, number: u64) {
         let (queue, offset) = self.leases.standing(number);
         let (group, topic) = (queue.group.clone(), queue.shard.topic.clone());
+        let resets = self.resets.epoch(&group, &queue.shard);
         let queue = queue.shard.queue;
-        self.put_offset(&OffsetCommit { group, topic, queue, offset });
+        self.put_offset(&OffsetCommit { group, topic, queue, offset, resets });
     }
 
     /// Forgets what retention took from the front of the log.
@@ -403,8 +426,10 @@ impl State {
                     topic: shard.topic.clone(),
                     queue: shard.queue,
                     offset,
+                    resets: 0,
                 })
                 .collect(),
+            resets: self.resets.clone(),
             locks: self.locks.snapshot(),
             leases: self.leases.snapshot(),
             sequences: self.sequences.snapshot(),
@@ -442,6 +467,7 @@ impl State {
         }
         let mut state = State::new(queue_config.clone());
         state.async_flush = snapshot.async_flush;
+        state.resets = snapshot.resets;
         state.locks = Locks::restore(snapshot.locks);
         state.leases = Leases::restore(snapshot.leases);
         state.sequences = Sequences::restore(snapshot.sequences);
@@ -480,6 +506,7 @@ struct Snapshot {
     topics: Vec<(TopicConfig, Vec<QueueSnapshot>)>,
     groups: Vec<GroupConfig>,
     offsets: Vec<OffsetCommit>,
+    resets: Resets,
     locks: Vec<(Name, Shard, Owner)>,
     leases: Vec<SharedQueue>,
     sequences: SequencesSnapshot,

@@ -1,6 +1,6 @@
 //! What the simulator's probe and an operator may look at. Reading only.
 
-use super::{Broker, Counters, Phase, halves::Totals, locks::Owner};
+use super::{Broker, Counters, Phase, halves::Totals, locks::Owner, subscriptions::Disagreement};
 use crate::{
     ids::{Name, Position, Shard},
     runtime::Disk,
@@ -71,6 +71,11 @@ impl<'a, D: Disk> View<'a, D> {
     /// of its last grant.
     pub fn locks(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, &'a Owner)> {
         self.0.state.locks.iter()
+    }
+
+    /// Groups whose members want different things, and who wants what (L15).
+    pub fn disagreements(&self) -> impl Iterator<Item = (&'a Name, &'a [Disagreement])> {
+        self.0.members.disagreements().filter(|(_, all)| !all.is_empty())
     }
 
     /// Messages under lease: group, queue, offset.

@@ -3,6 +3,7 @@
 //! strict (fact sheet, sections 2, 4, 5 and 13).
 
 mod batch;
+mod connections;
 mod dialect;
 mod group;
 mod halves;
@@ -13,6 +14,7 @@ mod route;
 mod subscription;
 
 pub use batch::{BatchRecord, BatchRecords, put_batch_record};
+pub use connections::{ConsumerConnections, MemberConnection, MemberDisagreement, language_name};
 pub use group::{RetryPolicy, SubscriptionGroup};
 pub use halves::{HalfInfo, HalfList, HalfState, ProducerGroup};
 pub use heartbeat::{
@@ -75,6 +77,7 @@ json_body!(
     SubscriptionGroup = "group configuration",
     LockRequest = "list of queues to lock",
     LockReply = "list of locked queues",
+    ConsumerConnections = "list of connections",
     ResetOffsets = "table of offsets",
     AssignmentRequest = "question for queues",
     Assignments = "list of queues",

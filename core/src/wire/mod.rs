@@ -80,6 +80,7 @@ pub mod code {
     pub const SUBSCRIPTION_NOT_LATEST: i32 = 25;
     pub const SUBSCRIPTION_GROUP_NOT_EXIST: i32 = 26;
     pub const INVALID_PARAMETER: i32 = 29;
+    pub const CONSUMER_NOT_ONLINE: i32 = 206;
     /// What was to be acknowledged, or its lease, is gone.
     pub const NO_MESSAGE: i32 = 208;
     pub const POLLING_FULL: i32 = 209;
@@ -95,7 +96,8 @@ pub mod code {
     pub const OUT_OF_SEQUENCE: i32 = 20_002;
 }
 
-/// `language` of the header: what Stormglass says of itself.
+/// `language` of the header: Java, and what Stormglass says of itself.
+pub const LANGUAGE_JAVA: u8 = 0;
 pub const LANGUAGE_RUST: u8 = 12;
 /// `version` of the header: RocketMQ 5.3.1's ordinal, whose headers we speak.
 pub const VERSION: i32 = 475;
