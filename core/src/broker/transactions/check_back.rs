@@ -129,10 +129,10 @@ impl<D: Disk> Broker<D> {
     /// A response frame: perhaps the receipt of a check.
     pub(in crate::broker) fn check_received(&mut self, conn: ConnId, frame: &Frame) {
         let Ok(receipt) = CheckReceipt::parse(&frame.fields) else { return };
-        if frame.code == code::SUCCESS
-            && let Ok(at) = u64::try_from(receipt.position)
-        {
-            self.count_check(Position(at), Some(conn));
+        let Ok(at) = u64::try_from(receipt.position).map(Position) else { return };
+        match frame.code {
+            code::SUCCESS => self.count_check(at, Some(conn)),
+            _ => self.transactions.checks.refuse(at, conn),
         }
     }
 

@@ -119,6 +119,8 @@ struct Line {
 struct Sent {
     conn: ConnId,
     at: Time,
+    /// Its peer said that it cannot take it.
+    refused: bool,
 }
 
 /// A connection that checks were sent over.
@@ -272,7 +274,8 @@ impl Checks {
     /// What is known by now of the half's last check.
     pub fn last(&mut self, at: Position) -> Last {
         let Some(sent) = self.sent.remove(&at) else { return Last::None };
-        let Some(link) = self.links.get_mut(&sent.conn) else { return Last::Lost(sent.conn) };
+        let link = self.links.get_mut(&sent.conn).filter(|_| !sent.refused);
+        let Some(link) = link else { return Last::Lost(sent.conn) };
         if link.heard.is_some_and(|heard| heard >= sent.at + ALIVE_AFTER) {
             *self.received.entry(at).or_default() += 1;
             return Last::Received(sent.at);
@@ -311,7 +314,7 @@ impl Checks {
     /// A check goes out; the half is looked at again after `again`.
     pub fn sent(&mut self, group: &Name, at: Position, conn: ConnId, now: Time, again: Duration) {
         self.slice.left = self.slice.left.saturating_sub(1);
-        self.sent.insert(at, Sent { conn, at: now });
+        self.sent.insert(at, Sent { conn, at: now, refused: false });
         self.links.entry(conn).or_default().unheard += 1;
         self.postpone(group, at, now, now + again);
     }
@@ -334,6 +337,13 @@ impl Checks {
         self.sent.remove(&at);
         *self.received.entry(at).or_default() += 1;
         Some(sent.at)
+    }
+
+    /// The member at the other end is too busy, or answers no checks.
+    pub fn refuse(&mut self, at: Position, conn: ConnId) {
+        if let Some(sent) = self.sent.get_mut(&at).filter(|sent| sent.conn == conn) {
+            sent.refused = true;
+        }
     }
 
     /// Something arrived over this connection.

@@ -118,6 +118,12 @@ fn only_a_sign_of_life_after_the_check_counts_it() {
     assert_eq!(checks.receive(Position(0), Some(ConnId(8))), None);
     assert_eq!(checks.receive(Position(0), Some(ConnId(7))), Some(at(40)));
     assert_eq!(checks.receive(Position(0), Some(ConnId(7))), None, "once");
+
+    // A refusal is no receipt, however lively its sender is.
+    checks.sent(&group, Position(1), ConnId(7), at(50), 30 * SECOND);
+    checks.refuse(Position(1), ConnId(7));
+    checks.heard(ConnId(7), at(60));
+    assert_eq!(checks.last(Position(1)), Last::Lost(ConnId(7)));
 }
 
 #[test]
