@@ -1,6 +1,8 @@
 //! Half messages, decisions and check-back, on a broker driven by hand.
 
 mod figures;
+mod model;
+mod operator;
 mod producing;
 
 use std::time::Duration;
