@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use stormglass_core::{
     message::{Properties, Record, property},
+    queue::QueueConfig,
     replication::Flush,
     wire::{
         Fields, Frame, RecallHandle,
@@ -17,7 +18,7 @@ use stormglass_core::{
     },
 };
 use stormglass_sim::fault::Unsynced;
-use stormglass_tests::by_hand::{ByHand, send_fields};
+use stormglass_tests::by_hand::{ByHand, send_fields, small_config};
 
 const ASYNC: Flush = Flush::Async { interval: Duration::from_millis(500) };
 const GROUP: &str = "readers";
@@ -532,6 +533,29 @@ fn what_cannot_be_read_when_it_is_due_holds_nobody_up() {
     assert_eq!(unreadable(&by_hand), 0);
 }
 
+#[test]
+fn what_waits_is_kept_however_short_the_log() {
+    let mut config = small_config(Flush::Sync);
+    config.retain_bytes = Some(64 << 10);
+    let mut by_hand = ByHand::with(config);
+    by_hand.start().unwrap();
+    send_with(&mut by_hand, "TIMER_DELAY_SEC", "3600", "waits");
+    let start = |by_hand: &ByHand| by_hand.broker.as_ref().unwrap().view().start();
+    let first = start(&by_hand);
+    for n in 0..40 {
+        by_hand.send("other", 0, &format!("{n:->10000}"));
+        by_hand.pass(seconds(10));
+    }
+    assert_eq!(start(&by_hand), first);
+    by_hand.pass(seconds(3600));
+    assert_eq!(bodies(&mut by_hand, "orders"), ["waits"]);
+    for n in 0..40 {
+        by_hand.send("other", 0, &format!("{n:->10000}"));
+        by_hand.pass(seconds(10));
+    }
+    assert!(start(&by_hand) > first, "it is kept for ever");
+}
+
 /// A send-back that is not durable is not answered, so that its consumer does
 /// not go on (L18, L24).
 #[test]
@@ -542,4 +566,60 @@ fn a_send_back_is_answered_when_it_is_durable() {
     by_hand.drive.fail_syncs(1);
     assert_eq!(send_back(&mut by_hand, back(&record)), None);
     assert!(by_hand.failed.is_some());
+}
+
+/// The figures of a million delayed messages:
+/// `cargo test -p stormglass-tests --test it million -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes a minute"]
+fn a_million_delayed_messages() {
+    const COUNT: usize = 1_000_000;
+    let mut config = small_config(Flush::Sync);
+    config.log.segment_bytes = 64 << 20;
+    config.queue = QueueConfig::default();
+    config.snapshot_every = 64 << 20;
+    let mut by_hand = ByHand::with(config);
+    by_hand.start().unwrap();
+    by_hand.send("orders", 0, "creates the topic");
+    let last_due = by_hand.now.wall + 120_000;
+    for n in 0..COUNT {
+        let due = last_due - 60_000 + (n * 7_919 % 60_000) as i64;
+        let fields = send_fields("orders", 0, &format!("TIMER_DELIVER_MS\u{1}{due}\u{2}"));
+        by_hand.request(request::SEND_MESSAGE, fields, due.to_string().into_bytes());
+        if n % 500 == 0 {
+            by_hand.settle();
+            by_hand.sent.clear();
+        }
+    }
+    by_hand.settle();
+    by_hand.sent.clear();
+    let (waiting, bytes) = by_hand.broker.as_ref().unwrap().view().timers();
+    assert_eq!(waiting, COUNT);
+    by_hand.kill();
+    let began = std::time::Instant::now();
+    by_hand.start().unwrap();
+    let restart = began.elapsed();
+    let began = std::time::Instant::now();
+    by_hand.pass(Duration::from_millis(120_010));
+    let fired = began.elapsed();
+    let mut late = Vec::with_capacity(COUNT);
+    let mut at = 1;
+    while late.len() < COUNT {
+        let (_, next, records) = by_hand.pull("orders", 0, at);
+        assert!(next > at, "{} of {COUNT}", late.len());
+        at = next;
+        late.extend(records.iter().map(|record| {
+            let due: i64 = std::str::from_utf8(&record.body).unwrap().parse().unwrap();
+            record.store_wall - due
+        }));
+    }
+    late.sort_unstable();
+    assert!(late[0] >= 0, "early by {} ms", -late[0]);
+    println!(
+        "{:.2} bytes of memory each; restart {restart:?}; late by p99 {} ms, at most {} ms; \
+         fired in {fired:?}",
+        bytes as f64 / COUNT as f64,
+        late[COUNT * 99 / 100],
+        late[COUNT - 1],
+    );
 }

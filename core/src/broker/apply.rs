@@ -208,7 +208,10 @@ impl<D: Disk> Broker<D> {
     }
 
     fn apply_dispatch(&mut self, dispatch: Dispatch) -> Result<(), StoreError> {
-        let (_, disk) = self.replica.parts();
+        let (log, disk) = self.replica.parts();
+        if let Some(shown) = dispatch.shown {
+            self.state.roots.note(log.segment_start(dispatch.entry.position), shown);
+        }
         self.state.apply_message(disk, dispatch)?;
         if self.parked.is_waiting(dispatch.to) {
             self.scratch.woken.insert(dispatch.to);

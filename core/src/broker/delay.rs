@@ -187,6 +187,13 @@ impl<D: Disk> Broker<D> {
                     self.firing.in_flight.insert(timer);
                 }
                 Err(Unfit::Gone) => self.lose(now, timer)?,
+                // Nobody repaired it for as long as anything may wait; and it
+                // keeps the log from being shortened.
+                Err(Unfit::Unreadable(_))
+                    if now.wall - timer.due_wall > limit::DELAY.as_millis() as i64 =>
+                {
+                    self.lose(now, timer)?;
+                }
                 Err(Unfit::Unreadable(error)) => {
                     self.counters.corrupt_reads += 1;
                     tracing::error!(%error, at = %timer.at, "a due message cannot be read");

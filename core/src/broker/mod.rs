@@ -24,6 +24,7 @@ mod register;
 mod resets;
 mod retention;
 mod retry;
+mod roots;
 mod send;
 mod sequences;
 mod session;

@@ -143,7 +143,7 @@ impl<D: Disk> Broker<D> {
                 return Err(error);
             }
             queue.next += 1;
-            let tag = shows.tag;
+            let (tag, shown) = (shows.tag, Some(shows.origin));
             let pointer = Pointer {
                 shows,
                 queue_offset: offset,
@@ -158,7 +158,7 @@ impl<D: Disk> Broker<D> {
             });
             all_settles.push(settles);
             let entry = QueueEntry { position: Position(0), size, tag };
-            self.dispatches.push_back(Dispatch { to, offset, entry });
+            self.dispatches.push_back(Dispatch { to, offset, entry, shown });
         }
         let place = match self.append_dispatched(first) {
             Ok(place) => place,

@@ -48,7 +48,12 @@ impl<D: Disk> Broker<D> {
     /// needs wait for the next snapshot, which this asks for.
     pub(super) fn retain(&mut self, now: Now) -> Result<(), StoreError> {
         let unwanted = self.beyond_length().max(self.beyond_age(now)?);
-        let start = self.replica.log().start();
+        // A delay may be longer than the retention: what it will show is kept.
+        let awaited = self.state.timers.low_water();
+        let unwanted = awaited.map_or(unwanted, |awaited| unwanted.min(awaited));
+        let log = self.replica.log();
+        let unwanted = self.state.roots.reach(unwanted, |at| log.segment_start(at));
+        let start = log.start();
         self.retention.waits_for_snapshot = unwanted > self.snapshot.position.max(start);
         if self.replica.expire(unwanted.min(self.snapshot.position))? > 0 {
             let (log, disk) = self.replica.parts();

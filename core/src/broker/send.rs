@@ -221,7 +221,7 @@ impl<D: Disk> Broker<D> {
         let offset = self.state.queue(to).next + u64::from(nth);
         let size = self.draft_record(now, conn, header, to, offset, message)?;
         let entry = QueueEntry { position: Position(0), size, tag };
-        self.dispatches.push_back(Dispatch { to, offset, entry });
+        self.dispatches.push_back(Dispatch { to, offset, entry, shown: None });
         Ok(())
     }
 

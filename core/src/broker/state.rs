@@ -13,6 +13,7 @@ use super::{
     locks::{Locks, Owner},
     resets::{self, Resets},
     retry::SentBack,
+    roots::Roots,
     sequences::{Sequences, SequencesSnapshot},
     timers::{self, Timer, Timers},
 };
@@ -43,6 +44,8 @@ pub struct Dispatch {
     pub to: QueueKey,
     pub offset: u64,
     pub entry: QueueEntry,
+    /// The record that it shows, if that lies elsewhere.
+    pub shown: Option<Position>,
 }
 
 pub struct Topic {
@@ -71,6 +74,7 @@ pub struct State {
     pub timers: Timers,
     pub sent_back: SentBack,
     pub replayed: Replayed,
+    pub roots: Roots,
     /// Whether the last process to append did so under async flush.
     async_flush: bool,
     /// Grows with every change of topics, so that name servers notice.
@@ -95,6 +99,7 @@ impl State {
             timers: Timers::default(),
             sent_back: SentBack::default(),
             replayed: Replayed::default(),
+            roots: Roots::default(),
             async_flush: false,
             topics_version: 0,
             expired: 0,
@@ -185,7 +190,7 @@ impl State {
         let offset = peek.queue_offset().ok_or_else(|| corrupt("a record without an offset"))?;
         let tag = peek.properties().and_then(|p| p.get(property::TAGS)).map_or(0, tag_hash);
         let entry = QueueEntry { position, size: record.len() as u32, tag };
-        Ok(Dispatch { to, offset, entry })
+        Ok(Dispatch { to, offset, entry, shown: None })
     }
 
     /// What applying a pointer does to its queue.
@@ -202,7 +207,8 @@ impl State {
             what: "a pointer for a queue that the log never created".into(),
         })?;
         let entry = QueueEntry { position, size, tag: shows.tag };
-        Ok(Dispatch { to, offset: pointer.queue_offset, entry })
+        let shown = Some(shows.origin);
+        Ok(Dispatch { to, offset: pointer.queue_offset, entry, shown })
     }
 
     /// Takes note of a committed record that is not visible yet.
@@ -398,6 +404,7 @@ impl State {
             self.expired += queue.index.expire(disk, start)?;
         }
         self.halves.expire(start);
+        self.roots.expire(start);
         Ok(())
     }
 
@@ -437,6 +444,7 @@ impl State {
             timers: self.timers.snapshot(),
             sent_back: self.sent_back.clone(),
             replayed: self.replayed.clone(),
+            roots: self.roots.clone(),
             async_flush: self.async_flush,
             expired: self.expired,
         };
@@ -477,6 +485,7 @@ impl State {
         state.timers = Timers::restore(snapshot.timers)?;
         state.sent_back = snapshot.sent_back;
         state.replayed = snapshot.replayed;
+        state.roots = snapshot.roots;
         for (config, queues) in snapshot.topics {
             let mut restored = Vec::new();
             for (queue, saved) in (0..).zip(queues) {
@@ -514,6 +523,7 @@ struct Snapshot {
     timers: timers::Snapshot,
     sent_back: SentBack,
     replayed: Replayed,
+    roots: Roots,
     async_flush: bool,
     expired: u64,
 }
