@@ -3,6 +3,7 @@
 
 mod clocks;
 mod nodes;
+mod operators;
 mod panics;
 mod story;
 

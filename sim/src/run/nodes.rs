@@ -1,23 +1,22 @@
 //! What the machines of a run are for: name servers, brokers, the clients of
-//! the workload, and an administrator who creates the topics.
+//! the workload, and the people who look after them.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{net::SocketAddr, rc::Rc};
 
 use stormglass_core::{
     broker::{BrokerConfig, CheckBack},
-    client::ClientConfig,
     ids::Name,
     log::LogConfig,
     replication::Flush,
     runtime::Runtime,
-    shell::{
-        client,
-        node::{Node, NodeConfig, NodeError},
-    },
+    shell::node::{Node, NodeConfig, NodeError},
 };
 use stormglass_scenarios::{Flush as FlushMode, Role, Scenario};
 
-use super::micros;
+use super::{
+    micros,
+    operators::{CLUSTER, Office},
+};
 use crate::{
     disk::{DiskConfig, Drive, SimDisk},
     history::{Mark, Recorder, Stop},
@@ -29,15 +28,9 @@ use crate::{
 const BROKER_PORT: u16 = 10_911;
 const NAMES_PORT: u16 = 9_876;
 
-/// All brokers of a run belong to this cluster.
-const CLUSTER: &str = "sim";
-
 /// Brokers take a snapshot once in so many segments: often enough that runs
 /// restart from one, and that segments expire and are used again.
 const SNAPSHOT_SEGMENTS: u64 = 4;
-
-/// How long the administrator waits before it asks again.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The machines of a run by what they are for.
 #[derive(Default)]
@@ -99,11 +92,19 @@ pub fn add_all<W: World>(
             }
         }
     }
-    let topics: Vec<(String, u32)> =
-        scenario.cluster.topics.iter().map(|topic| (topic.name.clone(), topic.queues)).collect();
-    let program = Rc::new(move |rt, _disk| create_topics(rt, name_servers.clone(), topics.clone()));
-    let admin = cluster.add("admin".into(), DiskConfig::default(), Rc::new(Unwatched), program);
-    machines.admin.push(admin);
+    let office =
+        Office { scenario: Rc::new(scenario.clone()), name_servers, recorder: recorder.clone() };
+    let mut hire = |name: &str, program: Program<W::Runtime>| {
+        cluster.add(name.into(), DiskConfig::default(), Rc::new(Unwatched), program)
+    };
+    let (setting_up, operating) = (office.clone(), office.clone());
+    machines.admin =
+        vec![hire("admin", Rc::new(move |rt, _disk| Box::pin(setting_up.clone().set_up(rt))))];
+    let operator =
+        hire("operator", Rc::new(move |rt, _disk| Box::pin(operating.clone().operate(rt))));
+    machines.clients.push((0, operator));
+    // Nobody starts it before all that is down is started again.
+    hire("auditor", Rc::new(move |rt, _disk| Box::pin(office.clone().audit(rt))));
     machines
 }
 
@@ -175,24 +176,6 @@ impl Server {
             Stop::GaveUp
         })
     }
-}
-
-fn create_topics<R: Runtime>(
-    runtime: R,
-    name_servers: Vec<SocketAddr>,
-    topics: Vec<(String, u32)>,
-) -> Life {
-    Box::pin(async move {
-        let client = client::start(runtime.clone(), ClientConfig::new(name_servers));
-        for (topic, queues) in topics {
-            while let Err(error) = client.create_topic(CLUSTER, &topic, queues).await {
-                tracing::debug!(%error, topic, "not created yet");
-                runtime.sleep_until(runtime.now().mono + ASK_AGAIN).await;
-            }
-        }
-        client.close().await;
-        Stop::Graceful
-    })
 }
 
 /// Tells the workload when one of its processes is gone.

@@ -129,6 +129,12 @@ impl<R: Runtime> Member<R> {
         self.got(broker_name, record, *attempts, Some(&received.topic), None)
     }
 
+    /// Under a lease that ends at this time of the broker's clock.
+    pub fn leased(&self, received: &Received, until: u64) -> DeliveryId {
+        let Received { broker_name, record, attempts, .. } = received;
+        self.got(broker_name, record, *attempts, Some(&received.topic), Some(until))
+    }
+
     fn got(
         &self,
         broker: &Name,

@@ -7,6 +7,7 @@ mod database;
 mod draft;
 mod member;
 mod pace;
+mod pop;
 mod produce;
 mod pull;
 mod transact;
@@ -142,7 +143,7 @@ impl Workloads {
                 stage.machine().produces.set(true);
                 transact::run(&stage, transact).await;
             }
-            WorkloadKind::Pop(_) => {}
+            WorkloadKind::Pop(pop) => pop::run(&stage, pop).await,
         }
         stage.client.close().await;
         Stop::Graceful
