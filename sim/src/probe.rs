@@ -1,7 +1,11 @@
 //! What the history knows of a machine beyond what clients saw: its lives, the
 //! marks of its disk, and, of a broker, how far it says it is.
 
-use std::{cell::RefCell, mem};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use stormglass_core::{
     broker::{Broker, Phase, View},
@@ -11,7 +15,7 @@ use stormglass_core::{
 use crate::{
     clock,
     disk::{DiskEvent, Drive, SimDisk},
-    history::{EventKind, GroupId, LaneId, Mark, Recorder, ShardId, Stop},
+    history::{EventKind, GroupId, LaneId, Mark, MessageId, Recorder, ShardId, Stop},
     world::Watch,
 };
 
@@ -43,13 +47,17 @@ struct Seen {
     log_end: Option<Position>,
     recovered: bool,
     durable: Position,
+    applied: Position,
     offsets: Vec<GroupOffset>,
+    locks: BTreeMap<(GroupId, ShardId), (Option<LaneId>, u64)>,
     /// Of all lives.
     written: Position,
     start: Position,
     topics: Vec<(Name, u32)>,
     minima: Vec<(ShardId, u64)>,
     topics_at: u64,
+    parkings: (u64, u32),
+    parked: BTreeSet<Position>,
     /// The most bytes of messages that this life held in memory.
     held: u64,
     /// The instant of the last look, and how many there were in it.
@@ -201,6 +209,49 @@ impl Probe {
         }
         seen.offsets.truncate(count);
     }
+
+    fn locks(&self, seen: &mut Seen, view: &View<'_, SimDisk>) {
+        for (group, shard, owner) in view.locks() {
+            let shard = self.shard(shard);
+            let (group, holder) = self.recorder.name(|names| {
+                (names.group(group), owner.client.as_ref().map(|client| names.lane(client)))
+            });
+            let epoch = owner.epoch;
+            if seen.locks.insert((group, shard), (holder, epoch)) != Some((holder, epoch)) {
+                self.push(EventKind::LockHolder { group, shard, holder, epoch });
+            }
+        }
+    }
+
+    fn parkings(&self, seen: &mut Seen, view: &View<'_, SimDisk>) {
+        if mem::replace(&mut seen.parkings, view.parkings()) == view.parkings() {
+            return;
+        }
+        let parked: BTreeSet<Position> = view.parked_halves().collect();
+        let before = mem::replace(&mut seen.parked, parked);
+        for at in seen.parked.difference(&before) {
+            let (position, message) = (at.0, self.half_at(*at));
+            self.push(EventKind::HalfParked { position, message });
+        }
+        for at in before.difference(&seen.parked).filter(|at| view.is_undecided(**at)) {
+            let (position, message) = (at.0, self.half_at(*at));
+            self.push(EventKind::HalfResumed { position, message });
+        }
+    }
+
+    /// The half message there, if anybody was told where it is.
+    fn half_at(&self, at: Position) -> Option<MessageId> {
+        self.recorder.read(|history| {
+            history.events.iter().rev().find_map(|event| match event.kind {
+                EventKind::CheckReceived { message, position: Some(position), .. }
+                    if position == at.0 =>
+                {
+                    message
+                }
+                _ => None,
+            })
+        })
+    }
 }
 
 impl Watch for Probe {
@@ -211,6 +262,8 @@ impl Watch for Probe {
             start: seen.start,
             topics: mem::take(&mut seen.topics),
             minima: mem::take(&mut seen.minima),
+            parkings: seen.parkings,
+            parked: mem::take(&mut seen.parked),
             ..Seen::default()
         };
         self.push(EventKind::NodeStarted { life });
@@ -245,7 +298,11 @@ impl Watch for Probe {
         if seen.start != view.start() {
             self.expiry(seen, &view);
         }
-        self.offsets(seen, &view);
+        if mem::replace(&mut seen.applied, view.applied()) != view.applied() {
+            self.offsets(seen, &view);
+            self.locks(seen, &view);
+            self.parkings(seen, &view);
+        }
         let held = view.unwritten() + unsent() as u64;
         if held > seen.held + HELD_STEP {
             seen.held = held;

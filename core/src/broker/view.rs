@@ -78,6 +78,22 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.members.disagreements().filter(|(_, all)| !all.is_empty())
     }
 
+    /// How often halves were given up checking, and how many are.
+    pub fn parkings(&self) -> (u64, u32) {
+        let halves = &self.0.state.halves;
+        (halves.totals().parked, halves.groups().map(|(_, group)| group.parked).sum())
+    }
+
+    /// Whether a half lies there that nobody has decided.
+    pub fn is_undecided(&self, at: Position) -> bool {
+        self.0.state.halves.get(at).is_some()
+    }
+
+    /// Where the halves lie that were given up checking.
+    pub fn parked_halves(&self) -> impl Iterator<Item = Position> {
+        self.0.state.halves.open().filter(|(_, half)| half.parked).map(|(at, _)| at)
+    }
+
     /// Messages under lease: group, queue, offset.
     pub fn leases(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, u64)> {
         let queues = self.0.state.leases.queues();

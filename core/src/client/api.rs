@@ -11,7 +11,7 @@ use crate::{
     message::{self, Properties, Record, property},
     wire::{
         RecallHandle,
-        body::{ClusterInfo, SubscriptionGroup, TopicRoute},
+        body::{ClusterInfo, HalfInfo, SubscriptionGroup, TopicRoute},
         code,
         header::Resolution,
     },
@@ -315,6 +315,12 @@ pub enum Ask {
     /// this wall time (milliseconds since the epoch), on every broker of the
     /// topic; [`Answer::Done`].
     ResetOffset { group: String, topic: String, wall: i64 },
+    /// Half messages that a broker gave up checking, the oldest of them:
+    /// [`Answer::Halves`]. Any topic tells where the broker is.
+    ParkedHalves { topic: String, broker: String },
+    /// Has one of them checked again, by its offset message id;
+    /// [`Answer::Done`].
+    ResumeChecks { topic: String, broker: String, message_id: String },
     /// Takes a delayed message back: [`Answer::Done`]; refused if it is no
     /// longer delayed.
     Recall { handle: RecallHandle },
@@ -342,6 +348,7 @@ pub enum QueueAsk {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Done,
+    Halves(Vec<HalfInfo>),
     Route(TopicRoute),
     Queues(Vec<MessageQueue>),
     Cluster(ClusterInfo),

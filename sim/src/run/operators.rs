@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, rc::Rc, time::Duration};
 
 use stormglass_core::{
-    client::{Ask, ClientConfig, ClientError, MessageQueue},
+    client::{Answer, Ask, ClientConfig, ClientError, MessageQueue},
     message::{Properties, Record, property},
     rng::Rng,
     runtime::Runtime,
@@ -76,7 +76,7 @@ impl Office {
                     insist(&rt, || client.create_topic(CLUSTER, &grow.topic, grow.queues)).await;
                 }
                 OperationKind::ResetOffset(reset) => self.reset(&rt, &client, lane, reset).await,
-                OperationKind::ResumeParked(_) => {}
+                OperationKind::ResumeParked(_) => self.resume(&rt, &client).await,
             }
         }
         client.close().await;
@@ -102,6 +102,28 @@ impl Office {
                 return;
             }
             rt.sleep_until(rt.now().mono + ASK_AGAIN).await;
+        }
+    }
+
+    /// Has every half checked again that brokers gave up.
+    async fn resume<R: Runtime>(&self, rt: &R, client: &Client) {
+        let topic = &self.scenario.cluster.topics[0].name;
+        for broker in self.scenario.nodes_named("brokers") {
+            let parked = loop {
+                let ask = Ask::ParkedHalves { topic: topic.clone(), broker: broker.clone() };
+                match client.ask(ask).await {
+                    Ok(Answer::Halves(parked)) => break parked,
+                    _ => rt.sleep_until(rt.now().mono + ASK_AGAIN).await,
+                }
+            };
+            for half in parked {
+                let (topic, broker) = (topic.clone(), broker.clone());
+                let ask = Ask::ResumeChecks { topic, broker, message_id: half.message_id };
+                // One that was decided meanwhile is refused, and that is that.
+                while let Err(ClientError::Unavailable { .. }) = client.ask(ask.clone()).await {
+                    rt.sleep_until(rt.now().mono + ASK_AGAIN).await;
+                }
+            }
         }
     }
 

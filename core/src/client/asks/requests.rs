@@ -12,16 +12,19 @@ use crate::{
     message::{Properties, Record, property},
     wire::{
         Fields, Frame,
-        body::{ClusterInfo, ConsumerIds, TagFilter, TopicRoute, perm},
+        body::{ClusterInfo, ConsumerIds, HalfList, TagFilter, TopicRoute, perm},
         code,
         header::{
-            CreateTopicHeader, GroupHeader, OffsetReply, PullHeader, PullReply, QueryOffsetHeader,
-            QueueHeader, RecallHeader, ResetOffsetHeader, SearchOffsetHeader, TopicHeader,
-            UpdateOffsetHeader, pull_flag,
+            CreateTopicHeader, GroupHeader, ListHalvesHeader, OffsetReply, PullHeader, PullReply,
+            QueryOffsetHeader, QueueHeader, RecallHeader, ResetOffsetHeader, ResumeCheckHeader,
+            SearchOffsetHeader, TopicHeader, UpdateOffsetHeader, pull_flag,
         },
         request,
     },
 };
+
+/// Parked halves that one answer lists.
+const HALVES_AT_ONCE: u32 = 1000;
 
 /// Who answers an ask. Topics are where to find brokers.
 pub enum Whom<'a> {
@@ -52,6 +55,9 @@ pub fn whom(ask: &Ask) -> Whom<'_> {
         Ask::Ack { lease } | Ask::ChangeInvisible { lease, .. } => {
             Whom::Master(&lease.topic, &lease.broker_name)
         }
+        Ask::ParkedHalves { topic, broker } | Ask::ResumeChecks { topic, broker, .. } => {
+            Whom::Master(topic, broker)
+        }
         Ask::Recall { handle } => Whom::Master(&handle.topic, &handle.broker),
         Ask::EndTransaction { half, .. } => Whom::MasterNear(half),
     }
@@ -80,6 +86,19 @@ pub fn request_of(cx: &Context, ask: &Ask) -> (i32, Fields, Bytes) {
                 offset: None,
             };
             (request::INVOKE_BROKER_TO_RESET_OFFSET, header.fields())
+        }
+        Ask::ParkedHalves { .. } => {
+            let header = ListHalvesHeader {
+                producer_group: None,
+                parked: Some(true),
+                after: None,
+                limit: HALVES_AT_ONCE,
+            };
+            (request::LIST_HALVES, header.fields())
+        }
+        Ask::ResumeChecks { topic, message_id, .. } => {
+            let header = ResumeCheckHeader { topic: Some(topic), message_id };
+            (request::RESUME_CHECK_HALF_MESSAGE, header.fields())
         }
         Ask::GroupMembers { group, .. } => {
             (request::GET_CONSUMER_LIST_BY_GROUP, GroupHeader { group }.fields())
@@ -191,6 +210,9 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         Ask::GroupMembers { .. } => ConsumerIds::parse(&frame.body)
             .map(|members| Answer::Members(members.ids))
             .map_err(unusable),
+        Ask::ParkedHalves { .. } => {
+            HalfList::parse(&frame.body).map(|list| Answer::Halves(list.halves)).map_err(unusable)
+        }
         Ask::Queue { what: QueueAsk::Commit { .. }, .. } => Ok(Answer::Done),
         Ask::Queue { what, .. } => {
             let offset = OffsetReply::parse(&frame.fields).map_err(unusable)?.offset;
@@ -203,6 +225,7 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         | Ask::CreateTopic { .. }
         | Ask::ConfigureGroup { .. }
         | Ask::ResetOffset { .. }
+        | Ask::ResumeChecks { .. }
         | Ask::EndTransaction { .. }
         | Ask::Recall { .. }
         | Ask::Ack { .. }
