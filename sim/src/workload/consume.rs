@@ -7,13 +7,13 @@ use stormglass_core::{
     client::{ConsumerConfig, Received, StartAt},
     rng::Rng,
     runtime::Runtime,
-    shell::client::{Consumer, Delivery},
+    shell::client::{Changes, Consumer, Delivery},
 };
 use stormglass_scenarios::{Consume, DurationRange, From, Model};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    GLANCE, Stage, draw,
+    GLANCE, Stage, beside, draw,
     member::{Joining, Member},
     race,
 };
@@ -34,17 +34,11 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
             None => return member.stopped(),
         }
     };
-    if let Some(mut changes) = consumer.changes() {
-        let member = member.clone();
-        stage.rt.spawn(async move {
-            while let Some(change) = changes.next().await {
-                member.changed(change);
-            }
-        });
-    }
+    let Some(mut changes) = consumer.changes() else { return member.stopped() };
     let broadcasts = consume.model == Model::Broadcasting;
     let hands = Arc::new(Semaphore::new(consume.concurrency as usize));
-    while let Some((hand, message)) = next(stage, &mut consumer, &hands, broadcasts).await {
+    let mut reader = Reader { stage, member: &member, consumer, changes: &mut changes, broadcasts };
+    while let Some((hand, message)) = reader.next(&hands).await {
         let delivery = member.received(&message);
         let handling = Handling {
             stage: stage.clone(),
@@ -64,9 +58,12 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, consume: &Consume) {
     let all = consume.concurrency;
     let _ = race(hands.acquire_many(all), stage.sleep(LAST_WORK.max)).await;
     if broadcasts {
-        keep_offsets(stage, &consumer).await;
+        reader.keep_offsets().await;
     }
-    consumer.close().await;
+    reader.consumer.close().await;
+    while let Some(change) = changes.next().await {
+        member.changed(change);
+    }
     member.stopped();
 }
 
@@ -121,34 +118,47 @@ fn config<R: Runtime>(stage: &Stage<R>, consume: &Consume) -> ConsumerConfig {
     config
 }
 
-/// The next message, and the free hand that takes it; none when the member is
-/// to stop. Meanwhile says how fast it works, and keeps its own offsets.
-async fn next<R: Runtime>(
-    stage: &Stage<R>,
-    consumer: &mut Consumer,
-    hands: &Arc<Semaphore>,
+/// What the client hands over: messages, and changes of what the member owns.
+struct Reader<'a, R> {
+    stage: &'a Stage<R>,
+    member: &'a Member<R>,
+    consumer: Consumer,
+    changes: &'a mut Changes,
     broadcasts: bool,
-) -> Option<(OwnedSemaphorePermit, Delivery)> {
-    while !stage.is_over() {
-        stage.shared.tell_pace(stage.machine());
-        if broadcasts {
-            keep_offsets(stage, consumer).await;
-        }
-        let delivery = async {
-            let hand = hands.clone().acquire_owned().await.ok()?;
-            Some((hand, consumer.next().await?))
-        };
-        if let Some(taken) = race(delivery, stage.sleep(GLANCE)).await {
-            return taken;
-        }
-    }
-    None
 }
 
-/// A broadcasting member's offsets outlive its process, on its own disk.
-async fn keep_offsets<R: Runtime>(stage: &Stage<R>, consumer: &Consumer) {
-    let offsets = consumer.offsets().await;
-    *stage.machine().offsets.borrow_mut() = offsets;
+impl<R: Runtime> Reader<'_, R> {
+    /// The next message, and the free hand that takes it; none when the member is
+    /// to stop. Meanwhile says how fast it works, and keeps its own offsets.
+    async fn next(&mut self, hands: &Arc<Semaphore>) -> Option<(OwnedSemaphorePermit, Delivery)> {
+        while !self.stage.is_over() {
+            self.stage.shared.tell_pace(self.stage.machine());
+            if self.broadcasts {
+                self.keep_offsets().await;
+            }
+            let Reader { stage, member, consumer, changes, .. } = self;
+            // A change that came before a message is told before it.
+            let telling = async {
+                while let Some(change) = changes.next().await {
+                    member.changed(change);
+                }
+            };
+            let delivery = async {
+                let hand = hands.clone().acquire_owned().await.ok()?;
+                Some((hand, consumer.next().await?))
+            };
+            if let Some(taken) = race(beside(telling, delivery), stage.sleep(GLANCE)).await {
+                return taken;
+            }
+        }
+        None
+    }
+
+    /// A broadcasting member's offsets outlive its process, on its own disk.
+    async fn keep_offsets(&self) {
+        let offsets = self.consumer.offsets().await;
+        *self.stage.machine().offsets.borrow_mut() = offsets;
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -318,6 +318,17 @@ async fn race<T>(work: impl Future<Output = T>, limit: impl Future) -> Option<T>
     .await
 }
 
+/// What `work` gives. Meanwhile `aside` goes on, and is always looked at first.
+async fn beside<T>(aside: impl Future, work: impl Future<Output = T>) -> T {
+    let (mut aside, mut work) = (pin!(aside), pin!(work));
+    let mut is_over = false;
+    poll_fn(|cx| {
+        is_over = is_over || aside.as_mut().poll(cx).is_ready();
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
 /// A length of time within a range of them.
 fn draw(rng: &mut Rng, range: stormglass_scenarios::DurationRange) -> Duration {
     let spread = range.max.saturating_sub(range.min).as_micros() as u64;
