@@ -50,6 +50,8 @@ struct Seen {
     applied: Position,
     offsets: Vec<GroupOffset>,
     locks: BTreeMap<(GroupId, ShardId), (Option<LaneId>, u64)>,
+    /// Groups whose members want different things.
+    disagree: Vec<Name>,
     /// Of all lives.
     written: Position,
     start: Position,
@@ -310,6 +312,12 @@ impl Watch for Probe {
         }
         if clock::true_now_us() >= seen.topics_at {
             self.topics(seen, &view);
+            let disagree: Vec<Name> =
+                view.disagreements().map(|(group, _)| group.clone()).collect();
+            if disagree.iter().any(|group| !seen.disagree.contains(group)) {
+                self.mark(Mark::SubscriptionConflict);
+            }
+            seen.disagree = disagree;
         }
     }
 }
