@@ -210,6 +210,10 @@ impl Asks {
             {
                 self.finish(cx, ticket, Err(ClientError::Unavailable { why: frame.remark }))
             }
+            // An earlier try may have been what took the message back.
+            (_, Ask::Recall { .. }) if frame.code != code::SUCCESS && pending.failures > 0 => {
+                self.finish(cx, ticket, Err(ClientError::Unavailable { why: frame.remark }))
+            }
             (_, Ask::EndTransaction { .. })
                 if matches!(frame.code, code::SYSTEM_BUSY | code::SERVICE_NOT_AVAILABLE) =>
             {
