@@ -12,7 +12,8 @@ use stormglass_core::{
         body::{BatchRecord, RetryPolicy, SubscriptionGroup, put_batch_record},
         code,
         header::{
-            GroupConfigHeader, RecallHeader, ReplayHeader, ReplayReply, SendBackHeader, SendHeader,
+            GroupConfigHeader, RecallHeader, ReplayHeader, ReplayReply, ResetOffsetHeader,
+            SendBackHeader, SendHeader,
         },
         request,
     },
@@ -340,6 +341,28 @@ fn once_the_group_has_passed_a_message_it_may_be_sent_back_anew() {
         }
     }
     // Who reads it on purpose after that means it.
+    assert_eq!(send_back(&mut by_hand, now), Some(code::SUCCESS));
+    by_hand.settle();
+    assert_eq!(records(&mut by_hand, RETRY).len(), 2);
+}
+
+#[test]
+fn once_a_group_was_reset_it_may_send_everything_back_again() {
+    let mut by_hand = started(Flush::Sync);
+    by_hand.send("orders", 0, "a");
+    let record = records(&mut by_hand, "orders").remove(0);
+    let now = SendBackHeader { delay_ms: Some(0), ..back(&record) };
+    assert_eq!(send_back(&mut by_hand, now.clone()), Some(code::SUCCESS));
+    let reset = ResetOffsetHeader {
+        topic: "orders",
+        group: GROUP,
+        timestamp: 0,
+        force: true,
+        queue: Some(0),
+        offset: Some(0),
+    };
+    let asked = by_hand.ask(request::INVOKE_BROKER_TO_RESET_OFFSET, reset.fields(), Vec::new());
+    assert_eq!(asked.unwrap().code, code::SUCCESS);
     assert_eq!(send_back(&mut by_hand, now), Some(code::SUCCESS));
     by_hand.settle();
     assert_eq!(records(&mut by_hand, RETRY).len(), 2);

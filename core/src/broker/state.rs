@@ -373,6 +373,8 @@ impl State {
         self.resets.apply(change);
         for (shard, offset) in &change.to {
             self.leases.reset(&change.group, shard, *offset);
+            // Who reads on purpose what was sent back may send it back again.
+            self.sent_back.passed(&change.group, shard, u64::MAX);
             let offsets = self.offsets.entry(change.group.clone()).or_default();
             offsets.insert(shard.clone(), *offset);
         }
