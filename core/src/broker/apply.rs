@@ -240,6 +240,10 @@ impl<D: Disk> Broker<D> {
             }
             Command::Topic(config) => Some(Needed::Topic(config.name.clone())),
             Command::Group(config) => Some(Needed::Group(config.name.clone())),
+            Command::Passed(passed) => {
+                self.groups_passed(passed);
+                None
+            }
             Command::Reset(change) => {
                 self.was_reset(change);
                 None

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{halves, leases, locks, resets, retry::BackOff, timers};
+use super::{halves, leases, locks, resets, retention, retry::BackOff, timers};
 use crate::{
     error::Corrupt,
     ids::{Name, Position},
@@ -59,6 +59,7 @@ pub enum Command {
     Group(GroupConfig),
     Offsets(Vec<OffsetCommit>),
     Reset(resets::Change),
+    Passed(retention::Passed),
     Lock(locks::Change),
     Lease(leases::Change),
     Transaction(halves::Change),
@@ -79,6 +80,7 @@ impl Command {
             | Command::Group(_)
             | Command::Lock(_)
             | Command::Reset(_)
+            | Command::Passed(_)
             | Command::Lease(leases::Change::Opened { .. }) => Needs::Durable,
             Command::Offsets(_)
             | Command::Transaction(_)

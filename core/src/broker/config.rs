@@ -20,11 +20,19 @@ pub struct BrokerConfig {
     /// A snapshot is due after this many bytes of log; it bounds what a restart
     /// has to read.
     pub snapshot_every: u64,
-    /// Whole segments are dropped once the log is longer, in bytes.
+    /// Whole segments are dropped once the log is longer, in bytes, and nobody
+    /// needs them: a group that has not read them, an undecided transaction, a
+    /// delayed message.
     pub retain_bytes: Option<u64>,
-    /// Whole segments are dropped once all their messages are older. RocketMQ
-    /// keeps 72 hours by default; we keep everything unless told otherwise.
+    /// Whole segments are dropped once all their messages are older, and nobody
+    /// needs them. RocketMQ keeps 72 hours by default; we keep everything unless
+    /// told otherwise.
     pub retain_for: Option<Duration>,
+    /// How often as long, or as old, as that the log may become for those who
+    /// need it; then it goes on without them, and counts what they lose (L13).
+    pub retain_at_most: u32,
+    /// Whether sends are refused instead from there on.
+    pub retain_or_refuse: bool,
     /// How long a member of an orderly group owns a queue without asking again
     /// (RocketMQ: 60 s, and its clients ask every 20 s).
     pub lock_lease: Duration,
@@ -49,6 +57,8 @@ impl BrokerConfig {
             snapshot_every: 64 << 20,
             retain_bytes: None,
             retain_for: None,
+            retain_at_most: 2,
+            retain_or_refuse: false,
             lock_lease: Duration::from_secs(60),
             auto_create_topics: true,
             default_queues: 4,

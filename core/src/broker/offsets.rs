@@ -105,7 +105,9 @@ impl<D: Disk> Broker<D> {
                 self.learns_offset(conn, header.group, &shard);
                 let reset = self.state.resets.get(header.group, &shard);
                 let reset_epoch = reset.map(|reset| reset.epoch);
-                let reply = CommittedReply { offset: offset as i64, reset_epoch };
+                let lost =
+                    Some(self.state.passed.loss(header.group, &shard)).filter(|lost| *lost > 0);
+                let reply = CommittedReply { offset: offset as i64, reset_epoch, lost };
                 self.reply_ok(conn, frame.reply_to(), reply.fields());
                 Ok(())
             }

@@ -1,18 +1,65 @@
 //! Letting go of the oldest messages: by the log's length, by their age, or not
 //! at all. Whole segments go, and how many messages went with them is counted.
+//!
+//! What a group has not read, or a producer not decided, stays longer. But not
+//! for ever: at `retain_at_most` times the limit it is decided, on record, to go
+//! on without them, and counted what each group loses by it; or sends are
+//! refused until they have caught up (L13).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use super::{Broker, Phase};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Broker, Phase,
+    command::Command,
+    propose::Answer,
+    state::{QueueKey, RETRY_PREFIX},
+};
 use crate::{
     error::StoreError,
-    ids::Position,
+    ids::{Name, Position, Shard},
     log::Kind,
     message::Peek,
     pointer::Pointer,
     runtime::Disk,
     time::{Now, Time},
 };
+
+/// The decision to drop what some groups have not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Everything before it goes.
+    pub to: Position,
+    /// How many messages each group loses in which queue.
+    pub losses: Vec<(Name, Shard, u64)>,
+}
+
+/// What groups have lost so far.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct PassedGroups {
+    to: Position,
+    losses: BTreeMap<Name, BTreeMap<Shard, u64>>,
+}
+
+impl PassedGroups {
+    pub fn apply(&mut self, passed: &Passed) {
+        self.to = self.to.max(passed.to);
+        for (group, shard, lost) in &passed.losses {
+            let shards = self.losses.entry(group.clone()).or_default();
+            *shards.entry(shard.clone()).or_default() += lost;
+        }
+    }
+
+    pub fn losses(&self) -> impl Iterator<Item = (&Name, &Shard, u64)> {
+        let groups = self.losses.iter();
+        groups.flat_map(|(group, shards)| shards.iter().map(move |(at, lost)| (group, at, *lost)))
+    }
+
+    pub fn loss(&self, group: &str, shard: &Shard) -> u64 {
+        self.losses.get(group).and_then(|shards| shards.get(shard)).copied().unwrap_or(0)
+    }
+}
 
 /// How often ages are looked at, at most (RocketMQ); for a short retention a
 /// quarter of it.
@@ -22,11 +69,16 @@ pub(super) struct Retention {
     next_scan: Option<Time>,
     /// Segments may go once a snapshot no longer needs them for a restart.
     pub waits_for_snapshot: bool,
+    /// A decision to pass somebody is on its way.
+    is_deciding: bool,
+    /// Sends are refused until those who are behind have caught up.
+    pub is_full: bool,
 }
 
 impl Retention {
     pub fn new(is_limited: bool) -> Retention {
-        Retention { next_scan: is_limited.then_some(Time::ZERO), waits_for_snapshot: false }
+        let next_scan = is_limited.then_some(Time::ZERO);
+        Retention { next_scan, waits_for_snapshot: false, is_deciding: false, is_full: false }
     }
 
     pub fn deadline(&self) -> Option<Time> {
@@ -47,15 +99,48 @@ impl<D: Disk> Broker<D> {
     /// Drops the segments that nothing asks to keep; those that a restart still
     /// needs wait for the next snapshot, which this asks for.
     pub(super) fn retain(&mut self, now: Now) -> Result<(), StoreError> {
-        let unwanted = self.beyond_length().max(self.beyond_age(now)?);
-        // A delay may be longer than the retention: what it will show is kept.
-        let awaited = self.state.timers.low_water();
-        let unwanted = awaited.map_or(unwanted, |awaited| unwanted.min(awaited));
-        let log = self.replica.log();
-        let unwanted = self.state.roots.reach(unwanted, |at| log.segment_start(at));
-        let start = log.start();
-        self.retention.waits_for_snapshot = unwanted > self.snapshot.position.max(start);
-        if self.replica.expire(unwanted.min(self.snapshot.position))? > 0 {
+        let start = self.replica.log().start();
+        self.retention.waits_for_snapshot = false;
+        self.retention.is_full = false;
+        let limit = self.beyond_age(now, 1)?.max(self.beyond_length(1));
+        let unwanted = self.reach(limit);
+        if unwanted <= start {
+            return Ok(());
+        }
+        let needed = self.needed()?;
+        let mut to = self.reach(limit.min(needed));
+        if to < unwanted {
+            let most = self.config.retain_at_most.max(1);
+            let limit = self.beyond_age(now, most)?.max(self.beyond_length(most));
+            let too_much = self.reach(limit);
+            if too_much > to && self.config.retain_or_refuse {
+                self.retention.is_full = true;
+            } else {
+                to = to.max(too_much);
+            }
+        }
+        self.retention.waits_for_snapshot = to > self.snapshot.position.max(start);
+        to = self.reach(to.min(self.snapshot.position));
+        if to <= needed || to <= self.state.passed.to {
+            return self.drop_before(to);
+        }
+        if self.retention.is_deciding {
+            return Ok(());
+        }
+        let losses = self.losses(to)?;
+        let passed = Command::Passed(Passed { to, losses });
+        match self.propose_command(passed, Answer::Nothing) {
+            Ok(_) => {
+                self.retention.is_deciding = true;
+                Ok(())
+            }
+            Err(StoreError::Full | StoreError::TooLarge { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn drop_before(&mut self, to: Position) -> Result<(), StoreError> {
+        if self.replica.expire(to)? > 0 {
             let (log, disk) = self.replica.parts();
             let start = log.start();
             self.state.expire(disk, start)?;
@@ -63,16 +148,92 @@ impl<D: Disk> Broker<D> {
         Ok(())
     }
 
-    fn beyond_length(&self) -> Position {
+    /// It is on record that these groups lose messages: so be it.
+    pub(super) fn groups_passed(&mut self, passed: &Passed) {
+        self.retention.is_deciding = false;
+        for (group, shard, lost) in &passed.losses {
+            tracing::warn!(%group, %shard, lost, "retention takes messages that were not read");
+        }
+        if passed.losses.is_empty() {
+            let to = passed.to;
+            tracing::warn!(%to, "retention takes messages that nobody has decided");
+        }
+        if let Err(error) = self.drop_before(passed.to.min(self.snapshot.position)) {
+            self.fail(error);
+        }
+    }
+
+    /// How much can go if nobody wants what lies before `unwanted`: whole
+    /// segments, and nothing that a timer or a pointer will show. That is kept in
+    /// any case: a delay ends by itself.
+    fn reach(&self, unwanted: Position) -> Position {
+        let awaited = self.state.timers.low_water();
+        let unwanted = awaited.map_or(unwanted, |awaited| unwanted.min(awaited));
+        let log = self.replica.log();
+        self.state.roots.reach(unwanted, |at| log.segment_start(at))
+    }
+
+    /// Nobody needs what lies before this.
+    fn needed(&mut self) -> Result<Position, StoreError> {
         let end = self.replica.log().end();
-        let keep = self.config.retain_bytes.unwrap_or(u64::MAX);
-        Position(end.0.saturating_sub(keep))
+        let mut needed = self.state.halves.low_water().unwrap_or(end);
+        for (_, key, offset) in self.unread() {
+            let mut entries = Vec::new();
+            let (_, disk) = self.replica.parts();
+            self.state.queue(key).index.read(disk, offset, 1, &mut entries)?;
+            needed = entries.first().map_or(needed, |(_, entry)| needed.min(entry.position));
+        }
+        Ok(needed)
+    }
+
+    /// What each group would lose.
+    fn losses(&mut self, to: Position) -> Result<Vec<(Name, Shard, u64)>, StoreError> {
+        let mut losses = Vec::new();
+        for (group, key, offset) in self.unread() {
+            let (_, disk) = self.replica.parts();
+            let index = &self.state.queue(key).index;
+            let kept = index.find_by(disk, |_, entry| Ok(entry.position >= to))?;
+            let lost = kept.saturating_sub(offset.max(index.min()));
+            if lost > 0 {
+                losses.push((group, self.state.shard(key), lost));
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Which queues each group reads, and from where on it has not. Its own
+    /// retries it reads from the beginning, even if it has not begun.
+    fn unread(&self) -> Vec<(Name, QueueKey, u64)> {
+        let mut unread = Vec::new();
+        for (group, shard, offset) in self.state.offsets() {
+            if let Some(key) = self.state.find_queue(&shard.topic, shard.queue) {
+                unread.push((group.clone(), key, offset));
+            }
+        }
+        for group in self.state.groups() {
+            let topic = format!("{RETRY_PREFIX}{}", group.name);
+            let Some((number, topic)) = self.state.topic(&topic) else { continue };
+            for queue in 0..topic.queues.len() as u32 {
+                let key = QueueKey { topic: number, queue };
+                if self.state.offset(&group.name, &self.state.shard(key)).is_none() {
+                    unread.push((group.name.clone(), key, 0));
+                }
+            }
+        }
+        unread
+    }
+
+    fn beyond_length(&self, times: u32) -> Position {
+        let end = self.replica.log().end();
+        let keep = self.config.retain_bytes.map(|keep| keep.saturating_mul(u64::from(times)));
+        Position(end.0.saturating_sub(keep.unwrap_or(u64::MAX)))
     }
 
     /// The start of the first segment with a message that is young enough: all
     /// segments before it are older as a whole.
-    fn beyond_age(&mut self, now: Now) -> Result<Position, StoreError> {
+    fn beyond_age(&mut self, now: Now, times: u32) -> Result<Position, StoreError> {
         let Some(keep) = self.config.retain_for else { return Ok(Position(0)) };
+        let keep = keep.saturating_mul(times);
         let oldest = now.wall.saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
         let starts: Vec<Position> = self.replica.log().segment_starts().skip(1).collect();
         let mut unwanted = Position(0);

@@ -92,6 +92,10 @@ impl<D: Disk> Broker<D> {
                 "[OVERLOAD] too many bytes wait for the disk",
             ));
         }
+        if self.retention.is_full {
+            let remark = "the log is as long as it may be, and not all groups have read it";
+            return Err(Rejected::new(code::SERVICE_NOT_AVAILABLE, remark));
+        }
         let Some((number, topic)) = self.state.topic(header.topic) else {
             let create = self.implied_topic(&header)?;
             let needed = Needed::Topic(create.name.clone());

@@ -12,6 +12,7 @@ use super::{
     leases::{self, Leases, SharedQueue},
     locks::{Locks, Owner},
     resets::{self, Resets},
+    retention::PassedGroups,
     retry::SentBack,
     roots::Roots,
     sequences::{Sequences, SequencesSnapshot},
@@ -66,6 +67,7 @@ pub struct State {
     topics: Vec<Topic>,
     groups: BTreeMap<Name, GroupConfig>,
     offsets: BTreeMap<Name, BTreeMap<Shard, u64>>,
+    pub passed: PassedGroups,
     pub resets: Resets,
     pub locks: Locks,
     pub leases: Leases,
@@ -91,6 +93,7 @@ impl State {
             topics: Vec::new(),
             groups: BTreeMap::new(),
             offsets: BTreeMap::new(),
+            passed: PassedGroups::default(),
             resets: Resets::default(),
             locks: Locks::default(),
             leases: Leases::default(),
@@ -142,6 +145,10 @@ impl State {
 
     pub fn group(&self, name: &str) -> Option<&GroupConfig> {
         self.groups.get(name)
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = &GroupConfig> {
+        self.groups.values()
     }
 
     pub fn counts(&self) -> (usize, usize) {
@@ -319,6 +326,7 @@ impl State {
                 });
                 self.groups.insert(config.name.clone(), config.clone());
             }
+            Command::Passed(passed) => self.passed.apply(passed),
             Command::Reset(change) => self.apply_reset(change),
             Command::Lease(change) => self.apply_lease(change),
             Command::Lock(change) => self.locks.apply(change),
@@ -438,6 +446,7 @@ impl State {
                     resets: 0,
                 })
                 .collect(),
+            passed: self.passed.clone(),
             resets: self.resets.clone(),
             locks: self.locks.snapshot(),
             leases: self.leases.snapshot(),
@@ -477,6 +486,7 @@ impl State {
         }
         let mut state = State::new(queue_config.clone());
         state.async_flush = snapshot.async_flush;
+        state.passed = snapshot.passed;
         state.resets = snapshot.resets;
         state.locks = Locks::restore(snapshot.locks);
         state.leases = Leases::restore(snapshot.leases);
@@ -517,6 +527,7 @@ struct Snapshot {
     topics: Vec<(TopicConfig, Vec<QueueSnapshot>)>,
     groups: Vec<GroupConfig>,
     offsets: Vec<OffsetCommit>,
+    passed: PassedGroups,
     resets: Resets,
     locks: Vec<(Name, Shard, Owner)>,
     leases: Vec<SharedQueue>,

@@ -94,6 +94,11 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.state.halves.open().filter(|(_, half)| half.parked).map(|(at, _)| at)
     }
 
+    /// Messages that retention took from groups which had not read them (L13).
+    pub fn losses(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, u64)> {
+        self.0.state.passed.losses()
+    }
+
     /// Messages under lease: group, queue, offset.
     pub fn leases(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, u64)> {
         let queues = self.0.state.leases.queues();

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use stormglass_core::{
     replication::Flush,
     wire::{
-        Fields,
         body::ResetOffsets,
         code,
         header::{CommittedReply, QueryOffsetHeader, ResetOffsetHeader, UpdateOffsetHeader},

@@ -26,5 +26,8 @@ header!(
         /// Stormglass's own: how often the group was reset here, if ever. Who
         /// says it with later updates cannot undo a reset that it missed.
         reset_epoch: Option<u64> = "resetEpoch",
+        /// Ours: messages that retention took from the group here before it had
+        /// read them, if any (L13).
+        lost: Option<u64> = "lost",
     }
 );
