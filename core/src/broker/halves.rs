@@ -1,8 +1,8 @@
 //! Half messages: the undecided ones, and what became of the others. Folded
 //! from the committed log alone, so that a restart knows as much (T2, T4).
 //!
-//! An undecided half takes about 100 bytes of memory, here and in `checks`
-//! together; a settled one two bits, until retention takes its record.
+//! An undecided half takes about 180 bytes of memory, here and in the schedule of
+//! its checks together; a settled one two bits, until retention takes its record.
 
 mod fates;
 

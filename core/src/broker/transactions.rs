@@ -37,8 +37,8 @@ use crate::{
     },
 };
 
-/// Undecided halves, all groups together: 200 MB of memory.
-const MAX_OPEN: usize = 2_000_000;
+/// Undecided halves, all groups together: 180 MB of memory.
+const MAX_OPEN: usize = 1_000_000;
 /// Requests that wait for one half's decision to be durable.
 const MAX_WAITING: usize = 64;
 

@@ -89,21 +89,21 @@ impl<D: Disk> Broker<D> {
             checks.snooze(group, now.mono);
             return Looked::Done;
         };
-        let again = config.every;
+        let again = now.mono + config.every;
         match self.check(conn, at, half) {
-            Ok(()) => self.transactions.checks.sent(group, at, conn, now.mono, again),
+            Ok(bytes) => self.transactions.checks.sent(at, conn, now.mono, bytes),
             Err(error) => {
                 // It does not keep the others from being checked (T8).
                 self.counters.corrupt_reads += 1;
                 tracing::error!(%error, "a half message cannot be read");
-                let due = now.mono + again;
-                self.transactions.checks.postpone(group, at, now.mono, due);
             }
         }
+        self.transactions.checks.postpone(group, at, now.mono, again);
         Looked::Done
     }
 
-    fn check(&mut self, conn: ConnId, at: Position, half: &Half) -> Result<(), String> {
+    /// Sends a check; returns its length.
+    fn check(&mut self, conn: ConnId, at: Position, half: &Half) -> Result<usize, String> {
         let stored = self.stored(at).map_err(|error| error.to_string())?;
         let stored = stored.ok_or_else(|| format!("nothing is stored at {at}"))?;
         let unique = stored.property(property::UNIQ_KEY);
@@ -121,9 +121,10 @@ impl<D: Disk> Broker<D> {
         let opaque = self.members.next_opaque();
         let frame = Frame::request(request::CHECK_TRANSACTION_STATE, opaque, fields, stored.record);
         let packet = frame.one_way().encode();
+        let bytes = packet.size();
         self.outputs.push_back(Output::Send { conn, packet });
         self.counters.checks_sent += 1;
-        Ok(())
+        Ok(bytes)
     }
 
     /// A response frame: perhaps the receipt of a check.

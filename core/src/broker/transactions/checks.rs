@@ -76,8 +76,12 @@ const SLICE: Duration = Duration::from_millis(100);
 /// A frame that arrives so long after a check was sent is a sign that its peer
 /// lived to get it: no network keeps a frame for longer without losing it.
 const ALIVE_AFTER: Duration = Duration::from_secs(1);
-/// Checks on their way to a peer of whom nothing has been heard since.
+/// Checks, and bytes of them, on their way to a peer of whom nothing has been
+/// heard since.
 const UNHEARD: u32 = 1024;
+const UNHEARD_BYTES: usize = 16 << 20;
+/// Bytes of the checks in one slice, give or take a message.
+const SLICE_BYTES: usize = 4 << 20;
 /// Before a group is tried again whose connections all have so many.
 const SNOOZE: Duration = Duration::from_secs(1);
 /// Before received checks are written down, and the most in one command.
@@ -127,16 +131,24 @@ struct Sent {
 #[derive(Clone, Copy, Default)]
 struct Link {
     heard: Option<Time>,
-    /// Checks since then.
+    /// Checks since then, and their bytes.
     unheard: u32,
+    unheard_bytes: usize,
     /// One of them was lost.
     lost: bool,
+}
+
+impl Link {
+    fn has_room(&self) -> bool {
+        self.unheard < UNHEARD && self.unheard_bytes < UNHEARD_BYTES
+    }
 }
 
 #[derive(Default)]
 struct Slice {
     end: Time,
     left: u32,
+    bytes: usize,
 }
 
 /// What is known of the check that was sent last.
@@ -251,7 +263,7 @@ impl Checks {
     pub fn next(&mut self, now: Time, per_second: u32) -> Option<(Name, Position)> {
         if now >= self.slice.end {
             let slices = (Duration::from_secs(1).as_millis() / SLICE.as_millis()) as u32;
-            self.slice = Slice { end: now + SLICE, left: (per_second / slices).max(1) };
+            self.slice = Slice { end: now + SLICE, left: (per_second / slices).max(1), bytes: 0 };
         }
         if self.slice.left == 0 {
             return None;
@@ -303,20 +315,22 @@ impl Checks {
         let after = line.last.map_or(0, |last| last.0 + 1);
         let ring = conns.range(ConnId(after)..).chain(conns.range(..ConnId(after)));
         let link = |conn: &ConnId| self.links.get(conn).copied().unwrap_or_default();
-        let usable: Vec<ConnId> =
-            ring.filter(|conn| link(conn).unheard < UNHEARD).copied().collect();
+        let usable: Vec<ConnId> = ring.filter(|conn| link(conn).has_room()).copied().collect();
         let good = usable.iter().find(|conn| !link(conn).lost && Some(**conn) != avoid);
         let picked = good.or(usable.first()).copied()?;
         line.last = Some(picked);
         Some(picked)
     }
 
-    /// A check goes out; the half is looked at again after `again`.
-    pub fn sent(&mut self, group: &Name, at: Position, conn: ConnId, now: Time, again: Duration) {
-        self.slice.left = self.slice.left.saturating_sub(1);
+    /// A check of so many bytes goes out.
+    pub fn sent(&mut self, at: Position, conn: ConnId, now: Time, bytes: usize) {
+        self.slice.bytes += bytes;
+        let is_spent = self.slice.bytes >= SLICE_BYTES;
+        self.slice.left = if is_spent { 0 } else { self.slice.left.saturating_sub(1) };
         self.sent.insert(at, Sent { conn, at: now, refused: false });
-        self.links.entry(conn).or_default().unheard += 1;
-        self.postpone(group, at, now, now + again);
+        let link = self.links.entry(conn).or_default();
+        link.unheard += 1;
+        link.unheard_bytes += bytes;
     }
 
     /// Looks at the half again then, and lets other groups go first.
@@ -349,7 +363,7 @@ impl Checks {
     /// Something arrived over this connection.
     pub fn heard(&mut self, conn: ConnId, now: Time) {
         if let Some(link) = self.links.get_mut(&conn) {
-            *link = Link { heard: Some(now), unheard: 0, lost: false };
+            *link = Link { heard: Some(now), ..Link::default() };
         }
     }
 

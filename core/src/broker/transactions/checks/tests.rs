@@ -6,6 +6,11 @@ fn at(seconds: u64) -> Time {
     Time::ZERO + Duration::from_secs(seconds)
 }
 
+fn send(checks: &mut Checks, group: &Name, half: Position, conn: ConnId, now: Time) {
+    checks.sent(half, conn, now, 1_000);
+    checks.postpone(group, half, now, now + 30 * SECOND);
+}
+
 fn conns(numbers: &[u64]) -> BTreeSet<ConnId> {
     numbers.iter().copied().map(ConnId).collect()
 }
@@ -48,7 +53,7 @@ fn groups_take_turns_however_many_halves_they_have() {
     let mut turns = Vec::new();
     for _ in 0..6 {
         let (group, half) = checks.next(at(10), 1_000).expect("due");
-        checks.sent(&group, half, ConnId(1), at(10), 30 * SECOND);
+        send(&mut checks, &group, half, ConnId(1), at(10));
         // New ones keep coming meanwhile.
         checks.schedule(&many, Position(2_000 + turns.len() as u64), at(10));
         turns.push(group);
@@ -65,7 +70,7 @@ fn a_slice_has_its_share_and_no_more() {
     }
     let mut sent = 0;
     while let Some((group, half)) = checks.next(at(2), 50) {
-        checks.sent(&group, half, ConnId(1), at(2), 30 * SECOND);
+        send(&mut checks, &group, half, ConnId(1), at(2));
         sent += 1;
     }
     assert_eq!(sent, 5);
@@ -86,7 +91,7 @@ fn connections_rotate_and_a_lost_check_avoids_its_own() {
     assert_eq!(picked(&mut checks, Some(ConnId(2))), Some(3));
 
     // Nothing was heard over 1 since: its check is lost, and it is asked last.
-    checks.sent(&group, Position(0), ConnId(1), at(2), 30 * SECOND);
+    send(&mut checks, &group, Position(0), ConnId(1), at(2));
     assert_eq!(checks.last(Position(0)), Last::Lost(ConnId(1)));
     let turns: Vec<_> = (0..4).map(|_| picked(&mut checks, None)).collect();
     assert!(!turns.contains(&Some(1)), "{turns:?}");
@@ -103,7 +108,7 @@ fn only_a_sign_of_life_after_the_check_counts_it() {
     for (n, heard) in [(0, None), (1, Some(at(2))), (2, Some(at(4)))] {
         let (half, conn) = (Position(n), ConnId(n));
         checks.schedule(&group, half, at(1));
-        checks.sent(&group, half, conn, at(2), 30 * SECOND);
+        send(&mut checks, &group, half, conn, at(2));
         if let Some(heard) = heard {
             checks.heard(conn, heard);
         }
@@ -114,13 +119,13 @@ fn only_a_sign_of_life_after_the_check_counts_it() {
     assert_eq!((checks.uncounted(Position(1)), checks.uncounted(Position(2))), (0, 1));
 
     // A receipt over another connection than it took is none.
-    checks.sent(&group, Position(0), ConnId(7), at(40), 30 * SECOND);
+    send(&mut checks, &group, Position(0), ConnId(7), at(40));
     assert_eq!(checks.receive(Position(0), Some(ConnId(8))), None);
     assert_eq!(checks.receive(Position(0), Some(ConnId(7))), Some(at(40)));
     assert_eq!(checks.receive(Position(0), Some(ConnId(7))), None, "once");
 
     // A refusal is no receipt, however lively its sender is.
-    checks.sent(&group, Position(1), ConnId(7), at(50), 30 * SECOND);
+    send(&mut checks, &group, Position(1), ConnId(7), at(50));
     checks.refuse(Position(1), ConnId(7));
     checks.heard(ConnId(7), at(60));
     assert_eq!(checks.last(Position(1)), Last::Lost(ConnId(7)));
@@ -134,7 +139,7 @@ fn what_is_forgotten_leaves_nothing_behind() {
         checks.schedule(&group, Position(n), at(0));
     }
     while let Some((group, half)) = checks.next(at(1), 100) {
-        checks.sent(&group, half, ConnId(1), at(1), 30 * SECOND);
+        send(&mut checks, &group, half, ConnId(1), at(1));
     }
     checks.sleep(&group);
     checks.wake("p");
@@ -143,4 +148,26 @@ fn what_is_forgotten_leaves_nothing_behind() {
     assert!(checks.lines.is_empty() && checks.turns.is_empty() && checks.due.is_empty());
     assert!(checks.sent.is_empty() && checks.links.is_empty());
     assert_eq!(checks.next(at(100), 1_000), None);
+}
+
+#[test]
+fn large_messages_take_a_larger_share_and_room() {
+    let mut checks = Checks::default();
+    let group: Name = "p".into();
+    for n in 0..10 {
+        checks.schedule(&group, Position(n), at(1));
+    }
+    let (mut now, mut sent) = (at(2), 0);
+    while let Some(conn) = checks.pick(&group, &conns(&[1]), None) {
+        while let Some((group, half)) = checks.next(now, 1_000) {
+            checks.sent(half, conn, now, SLICE_BYTES);
+            checks.postpone(&group, half, now, now + 30 * SECOND);
+            sent += 1;
+        }
+        now = now + SLICE;
+        assert!(sent < 10, "a peer that gives no sign of life gets more and more");
+    }
+    assert_eq!(sent, UNHEARD_BYTES / SLICE_BYTES, "one in each slice, until it is full");
+    checks.heard(ConnId(1), now);
+    assert_eq!(checks.pick(&group, &conns(&[1]), None), Some(ConnId(1)));
 }
