@@ -12,11 +12,14 @@ use bytes::Bytes;
 use clap::Args;
 use stormglass_core::wire::{
     Encoding, Fields, Frame,
-    body::{ClusterInfo, ConsumerIds, SubscriptionGroup, TopicList, TopicRoute, perm},
+    body::{
+        ClusterInfo, ConsumerConnections, ConsumerIds, ResetOffsets, SubscriptionGroup, TopicList,
+        TopicRoute, perm,
+    },
     code,
     header::{
-        CreateTopicHeader, GroupConfigHeader, GroupHeader, OffsetReply, QueryOffsetHeader,
-        QueueHeader, TopicHeader,
+        CommittedReply, CreateTopicHeader, GroupConfigHeader, GroupHeader, OffsetReply,
+        QueryOffsetHeader, QueueHeader, ResetOffsetHeader, TopicHeader,
     },
     request,
 };
@@ -171,7 +174,11 @@ impl Admin {
     }
 
     /// Where the group goes on; none if it never said.
-    pub async fn committed(&mut self, group: &str, queue: &Queue) -> io::Result<Option<i64>> {
+    pub async fn committed(
+        &mut self,
+        group: &str,
+        queue: &Queue,
+    ) -> io::Result<Option<CommittedReply>> {
         let header = QueryOffsetHeader {
             group,
             topic: &queue.topic,
@@ -183,7 +190,7 @@ impl Admin {
         if answer.code == code::QUERY_NOT_FOUND {
             return Ok(None);
         }
-        Ok(Some(parsed(OffsetReply::parse(&succeeded(answer)?.fields))?.offset))
+        parsed(CommittedReply::parse(&succeeded(answer)?.fields)).map(Some)
     }
 
     /// The client ids of the members that this broker knows.
@@ -224,6 +231,31 @@ impl Admin {
             return Ok(None);
         }
         parsed(SubscriptionGroup::parse(&succeeded(answer)?.body)).map(Some)
+    }
+
+    /// Sets a group elsewhere; where to, queue by queue.
+    pub async fn reset(
+        &mut self,
+        addr: SocketAddr,
+        header: &ResetOffsetHeader<'_>,
+    ) -> io::Result<ResetOffsets> {
+        let code = request::INVOKE_BROKER_TO_RESET_OFFSET;
+        let answer = self.ask(addr, code, header.fields()).await?;
+        parsed(ResetOffsets::parse(&succeeded(answer)?.body))
+    }
+
+    /// Who the members of a group are; none if there are none.
+    pub async fn connections(
+        &mut self,
+        addr: SocketAddr,
+        group: &str,
+    ) -> io::Result<Option<ConsumerConnections>> {
+        let fields = GroupHeader { group }.fields();
+        let answer = self.ask(addr, request::GET_CONSUMER_CONNECTION_LIST, fields).await?;
+        if answer.code == code::CONSUMER_NOT_ONLINE {
+            return Ok(None);
+        }
+        parsed(ConsumerConnections::parse(&succeeded(answer)?.body)).map(Some)
     }
 
     pub async fn set_group(

@@ -8,7 +8,9 @@ use stormglass_core::wire::body::{RetryPolicy, SubscriptionGroup};
 
 use super::{
     admin::{Admin, Server},
+    members::Members,
     output::{Format, Table},
+    reset::Reset,
 };
 
 /// Every consumer group has a topic of this name, made at its first heartbeat.
@@ -22,6 +24,10 @@ pub enum Group {
     Lag(Lag),
     /// How often and how late the group gets what it sends back.
     Show(Show),
+    /// Who the group's members are, and whether they want the same.
+    Members(Members),
+    /// Set the group to another place in a topic, whatever its members say.
+    Reset(Reset),
     /// Change that, on every broker; the group need not exist.
     Set(Set),
 }
@@ -96,6 +102,8 @@ impl Group {
             Group::List(list) => list.run().await,
             Group::Lag(lag) => lag.run().await,
             Group::Show(show) => show.run().await,
+            Group::Members(members) => members.run().await,
+            Group::Reset(reset) => reset.run().await,
             Group::Set(set) => set.run().await,
         }
     }
@@ -126,7 +134,7 @@ impl Lag {
             Some(topic) => vec![topic.clone()],
             None => admin.topics().await?,
         };
-        let columns = &["topic", "broker", "queue", "committed", "max_offset", "lag"];
+        let columns = &["topic", "broker", "queue", "committed", "max_offset", "lag", "lost"];
         let mut table = Table::new(columns);
         let mut found = self.topic.is_some();
         for topic in topics {
@@ -137,6 +145,9 @@ impl Lag {
                 }
                 found = true;
                 let max = admin.max_offset(&queue).await?;
+                // What retention took before the group had read it.
+                let lost = committed.as_ref().and_then(|reply| reply.lost).unwrap_or(0);
+                let committed = committed.map(|reply| reply.offset);
                 table.row([
                     queue.topic.into(),
                     queue.broker.into(),
@@ -144,6 +155,7 @@ impl Lag {
                     committed.into(),
                     max.into(),
                     committed.map(|committed| max - committed).into(),
+                    lost.into(),
                 ]);
             }
         }

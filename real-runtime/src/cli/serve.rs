@@ -56,6 +56,14 @@ pub struct Serve {
     /// Drop messages that are older than this many hours, a segment at a time.
     #[arg(long, value_name = "HOURS")]
     retain_hours: Option<u64>,
+    /// How many times as long or as old the log may become for groups that have
+    /// not read it, before it goes on without them.
+    #[arg(long, value_name = "TIMES", default_value_t = 2)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    retain_at_most: u32,
+    /// Refuse sends instead, until the groups have caught up.
+    #[arg(long)]
+    retain_or_refuse: bool,
     /// Listen on an address that other machines reach, without encryption and
     /// without authentication.
     #[arg(long)]
@@ -146,6 +154,8 @@ impl Serve {
                 .retain_hours
                 .map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
             retain_bytes: self.retain.map(|mib| mib.saturating_mul(1 << 20)),
+            retain_at_most: self.retain_at_most,
+            retain_or_refuse: self.retain_or_refuse,
             ..BrokerConfig::new(self.advertise.unwrap_or(addr))
         }
     }
