@@ -1,6 +1,7 @@
 //! Groups whose members share queues one at a time: locks, resets, leases.
 
 mod locks;
+mod operator;
 mod pop;
 mod resets;
 mod subscriptions;
