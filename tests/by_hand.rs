@@ -15,6 +15,7 @@ use stormglass_core::{
     ids::ConnId,
     log::LogConfig,
     message::Record,
+    peer::Message,
     replication::Flush,
     runtime::Disk,
     time::{Now, Time},
@@ -38,10 +39,14 @@ pub struct ByHand {
     pub config: BrokerConfig,
     /// What the broker sent, decoded, oldest first.
     pub sent: Vec<(ConnId, Frame)>,
+    /// What it sent to the other replicas of its set, oldest first.
+    pub to_peers: Vec<Message>,
     /// Why the broker ended, if its store failed.
     pub failed: Option<StoreError>,
     /// The disk stops working after this many operations of the next process.
     pub cut_after: Option<u64>,
+    /// What the broker draws from.
+    pub seed: u64,
     opaque: i32,
 }
 
@@ -79,8 +84,10 @@ impl ByHand {
             now: Now { mono: Time(1_000_000), wall: 1_700_000_000_000 },
             config,
             sent: Vec::new(),
+            to_peers: Vec::new(),
             failed: None,
             cut_after: None,
+            seed: 7,
             opaque: 0,
         }
     }
@@ -93,7 +100,7 @@ impl ByHand {
         if let Some(operations) = self.cut_after {
             self.drive.cut_power_after(operations);
         }
-        self.broker = Some(Broker::open(self.config.clone(), disk, 7)?);
+        self.broker = Some(Broker::open(self.config.clone(), disk, self.seed)?);
         self.settle();
         match self.failed.take() {
             Some(error) => Err(error),
@@ -137,7 +144,7 @@ impl ByHand {
         self.move_to(until);
     }
 
-    fn move_to(&mut self, to: Time) {
+    pub fn move_to(&mut self, to: Time) {
         self.now.wall += to.since(self.now.mono).as_millis() as i64;
         self.now.mono = self.now.mono.max(to);
     }
@@ -171,6 +178,7 @@ impl ByHand {
                 self.failed = Some(error);
                 self.broker = None;
             }
+            Output::Peer(message) => self.to_peers.push(message),
             Output::Stopped => self.broker = None,
             Output::Close { .. } | Output::Dial { .. } | Output::Registered => {}
         }
@@ -264,6 +272,20 @@ impl ByHand {
         }
         .fields();
         Some(self.ask(request::UPDATE_CONSUMER_OFFSET, fields, Vec::new())?.code)
+    }
+
+    /// The same without waiting: the number of the request.
+    pub fn commit_later(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> i32 {
+        let fields = UpdateOffsetHeader {
+            group,
+            topic,
+            queue,
+            commit_offset: offset,
+            lock_epoch: None,
+            reset_epoch: None,
+        }
+        .fields();
+        self.request(request::UPDATE_CONSUMER_OFFSET, fields, Vec::new())
     }
 
     pub fn committed(&mut self, group: &str, topic: &str, queue: u32) -> Option<i64> {

@@ -7,6 +7,7 @@ mod crash_points;
 mod oracles_bite;
 mod orderly;
 mod real_smoke;
+mod replica_sets;
 mod retention;
 mod retries;
 mod scenarios;

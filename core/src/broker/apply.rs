@@ -85,7 +85,7 @@ impl<D: Disk> Broker<D> {
         let committed = self.replica.committed();
         if self.phase == Phase::Recovering {
             while self.apply_logged(committed)? {}
-            if self.replica.has_recovered() {
+            if self.replica.may_lead() {
                 self.recovered(now)?;
             }
         }
@@ -290,6 +290,7 @@ impl<D: Disk> Broker<D> {
             tracing::error!(lost, "delayed messages are not in the log any more");
         }
         self.phase = Phase::Starting;
+        self.serves_in = self.replica.term();
         if self.state.was_async() && !self.replica.was_clean() {
             self.propose_command(Command::Jumped { by: ASYNC_WINDOW }, Answer::Nothing)?;
         }

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::CheckBack;
-use crate::{log::LogConfig, queue::QueueConfig, replication::Flush};
+use crate::{
+    log::LogConfig,
+    queue::QueueConfig,
+    replication::{Flush, ReplicaSet},
+};
 
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -15,6 +19,8 @@ pub struct BrokerConfig {
     /// Name servers on other nodes; the one on the same node needs no address.
     pub name_servers: Vec<SocketAddr>,
     pub flush: Flush,
+    /// Which replica of which set this broker is; alone if none.
+    pub replica_set: Option<ReplicaSet>,
     pub log: LogConfig,
     pub queue: QueueConfig,
     /// A snapshot is due after this many bytes of log; it bounds what a restart
@@ -52,6 +58,7 @@ impl BrokerConfig {
             host,
             name_servers: Vec::new(),
             flush: Flush::Sync,
+            replica_set: None,
             log: LogConfig::default(),
             queue: QueueConfig::default(),
             snapshot_every: 64 << 20,

@@ -11,6 +11,7 @@ mod apply;
 mod command;
 mod dead_letters;
 mod delay;
+mod follow;
 mod halves;
 mod leases;
 mod locks;
@@ -73,8 +74,9 @@ pub use self::{
 };
 use crate::{
     error::{Rejected, StoreError},
-    ids::{ConnId, Name, Shard},
+    ids::{ConnId, Name, NodeId, Shard, Term},
     log::{self, Base, Draft, SyncTicket},
+    peer,
     replication::{Flush, Replica},
     rng::Rng,
     runtime::Disk,
@@ -111,6 +113,10 @@ pub enum Input {
         ticket: SyncTicket,
         result: io::Result<()>,
     },
+    /// Another replica of this broker's set sent this.
+    Peer(peer::Message),
+    /// What was sent to another replica may be lost.
+    PeerLost(NodeId),
     /// Finish: make everything durable, say so in the log, and end.
     Stop,
 }
@@ -134,19 +140,23 @@ pub enum Output<D: Disk> {
         name_server: usize,
         addr: SocketAddr,
     },
+    /// For another replica; may be lost.
+    Peer(peer::Message),
     /// Topics changed, or the broker became ready: the name server on the same
     /// node shall know.
     Registered,
     /// The broker ended in order.
     Stopped,
-    /// The store failed; the process must end and start again (L2).
+    /// The store failed (L2), or another replica leads now (`NotLeader`): the
+    /// broker must be opened again.
     Failed(StoreError),
 }
 
 /// How far a broker is between its start and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The log's tail is made durable, then applied.
+    /// The log's tail is made durable, then applied; in a replica set, for as
+    /// long as another one leads.
     Recovering,
     /// The record that opens this term is on its way.
     Starting,
@@ -163,6 +173,8 @@ pub struct Broker<D: Disk> {
     rng: Rng,
     state: State,
     replica: Replica<D>,
+    /// The term in which this broker serves.
+    serves_in: Term,
     /// Everything up to here is in `state`.
     applied: Base,
     /// The newest durable snapshot says what was applied up to here.
@@ -237,7 +249,8 @@ impl<D: Disk> Broker<D> {
         let base = snapshot.as_ref().map_or(Base::default(), |snapshot| snapshot.base);
         let mut log = config.log.clone();
         log.birth_id = Rng::new(seed).next();
-        let mut replica = Replica::open(disk, log, config.flush, base)?;
+        let mut replica =
+            Replica::open(disk, log, config.flush, base, config.replica_set.as_ref(), seed)?;
         let mut queue = config.queue.clone();
         queue.store_id = replica.log().store_id();
         let (_, disk) = replica.parts();
@@ -250,6 +263,7 @@ impl<D: Disk> Broker<D> {
             phase: Phase::Recovering,
             rng: Rng::new(seed),
             state,
+            serves_in: Term(0),
             applied: base,
             snapshot: base,
             snapshotting: Snapshotting::default(),
@@ -279,6 +293,11 @@ impl<D: Disk> Broker<D> {
         })
     }
 
+    /// The disk under a broker that ended, for the next one.
+    pub fn into_disk(self) -> D {
+        self.replica.into_disk()
+    }
+
     /// Takes one input. Call [`advance`](Self::advance) after each batch.
     pub fn handle(&mut self, now: Now, input: Input) {
         if self.phase == Phase::Ended {
@@ -301,6 +320,12 @@ impl<D: Disk> Broker<D> {
                     self.fail(error);
                 }
             }
+            Input::Peer(message) => {
+                if let Err(error) = self.replica.receive(now.mono, message) {
+                    self.fail(error);
+                }
+            }
+            Input::PeerLost(peer) => self.replica.unreachable(peer),
             Input::Stop => {
                 if let Err(error) = self.stop() {
                     self.fail(error);
@@ -318,6 +343,7 @@ impl<D: Disk> Broker<D> {
         if let Err(error) = self.try_advance(now) {
             self.fail(error);
         }
+        self.send_to_peers();
     }
 
     pub fn poll_output(&mut self) -> Option<Output<D>> {
@@ -352,6 +378,13 @@ impl<D: Disk> Broker<D> {
     }
 
     fn try_advance(&mut self, now: Now) -> Result<(), StoreError> {
+        if self.phase == Phase::Recovering && self.follow(now)? {
+            return Ok(());
+        }
+        self.check_leadership()?;
+        if self.phase == Phase::Ended {
+            return Ok(());
+        }
         self.expire_parked(now);
         self.expire_pops(now);
         self.revive_due(now)?;
@@ -376,6 +409,8 @@ impl<D: Disk> Broker<D> {
         self.plan_timers(now);
         self.wake_parked(now);
         self.offer_freed_locks(now);
+        // Time passed in there, too.
+        self.check_leadership()?;
         self.start_sync(now)?;
         self.register(now);
         Ok(())
@@ -412,6 +447,7 @@ impl<D: Disk> Broker<D> {
         match self.phase {
             Phase::Serving => {
                 self.flush_all_offsets()?;
+                self.replica.hand_over();
                 self.phase = Phase::Stopping;
             }
             Phase::Recovering | Phase::Starting => {
@@ -427,6 +463,12 @@ impl<D: Disk> Broker<D> {
     /// Everything durable first, then the note that it is, then the end.
     fn advance_stop(&mut self, now: Now) -> Result<(), StoreError> {
         if self.replica.is_syncing() || self.stop_noted.is_some() {
+            return Ok(());
+        }
+        if self.replica.is_handing_over() {
+            if let Some((ticket, done)) = self.replica.begin_sync(now.mono) {
+                self.outputs.push_back(Output::Sync { ticket, done });
+            }
             return Ok(());
         }
         if self.replica.undurable() == 0 {
@@ -457,7 +499,7 @@ impl<D: Disk> Broker<D> {
             self.check_received(conn, &frame);
             return;
         }
-        if self.phase != Phase::Serving {
+        if self.phase != Phase::Serving || now.mono > self.replica.lease_until() {
             let busy = Rejected::new(code::SYSTEM_BUSY, "[REJECTREQUEST] the broker is not ready");
             return self.refuse(conn, frame.reply_to(), busy);
         }

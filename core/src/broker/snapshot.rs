@@ -29,8 +29,8 @@ impl<D: Disk> Broker<D> {
     pub(super) fn advance_snapshot(&mut self, now: Now) -> Result<(), StoreError> {
         let since = self.applied.position.0 - self.snapshot.position.0;
         let is_due = since >= self.config.snapshot_every || self.retention.waits_for_snapshot;
-        if is_due && self.phase == Phase::Serving && matches!(self.snapshotting, Snapshotting::Idle)
-        {
+        let may = self.phase == Phase::Serving || self.is_following();
+        if is_due && may && matches!(self.snapshotting, Snapshotting::Idle) {
             let (payload, files) = self.state.snapshot();
             self.snapshotting = Snapshotting::Taken { base: self.applied, payload, files };
         }

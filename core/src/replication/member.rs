@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{Corrupt, StoreError},
     ids::{LogIndex, NodeId, Position, Term},
-    log::{Base, CommitLog, Draft, Entry, HardState, Kind, LogConfig, Place, Recovered},
+    log::{Base, CommitLog, Draft, Entry, HardState, Kind, LogConfig, Place, Recovered, Replicas},
     peer::{Message, Replicated, codec},
     runtime::Disk,
     time::Time,
@@ -38,15 +38,18 @@ const BATCH_BYTES: u64 = 256 << 10;
 /// An entry must fit into a peer's frame with room for the message around it.
 const MAX_ENTRY: usize = codec::MAX_BODY - 1024;
 
-/// Which replica of which group this is.
+/// Which replica of which set this is.
 #[derive(Clone, Debug)]
-pub struct GroupConfig {
+pub struct ReplicaSet {
     pub id: NodeId,
     /// All replicas, this one too, in the same order everywhere.
     pub voters: Vec<NodeId>,
     /// The shortest silence of a leader after which another one is elected; the
     /// longest is just below twice that. Heartbeats take a fifth of it.
     pub election_timeout: Duration,
+    /// The set is new. Otherwise an empty disk is one that forgot everything,
+    /// and its replica has no say in elections before it has caught up.
+    pub founding: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ pub struct Member<D: Disk> {
     flush: Flush,
     ticks: Ticks,
     lease: Lease,
+    /// The shortest election timeout.
+    patience: Duration,
     /// No vote is given before: one that an earlier life of this process
     /// promised to a leader's lease may still stand.
     quiet_until: Time,
@@ -88,7 +93,6 @@ pub struct Member<D: Disk> {
     unsent: VecDeque<RaftMessage>,
     outbox: VecDeque<Message>,
     committed: (LogIndex, Position),
-    was_clean: bool,
     recovered: bool,
     syncing: disk::Syncing,
     /// Reused for entries of other replicas.
@@ -99,20 +103,20 @@ impl<D: Disk> Member<D> {
     /// Opens the log. The replica is silent until its first sync has finished.
     pub fn open(
         mut disk: D,
-        log: LogConfig,
+        mut log: LogConfig,
         flush: Flush,
         base: Base,
-        group: &GroupConfig,
+        set: &ReplicaSet,
         seed: u64,
-        now: Time,
     ) -> Result<(Member<D>, Recovered), StoreError> {
-        assert!(group.voters.contains(&group.id), "a replica is one of its group");
+        assert!(set.voters.contains(&set.id), "a replica is one of its set");
+        log.replicas = Replicas::Group { founding: set.founding };
         let (log, found) = CommitLog::open(&mut disk, log, base)?;
-        let voters = group.voters.clone();
+        let voters = set.voters.clone();
         let known = log.last_index();
         let store = Store { disk, log, voters, folded: base.index, known };
         let config = raft::Config {
-            id: group.id.0,
+            id: set.id.0,
             election_tick: ELECTION,
             heartbeat_tick: HEARTBEAT,
             applied: base.index.0,
@@ -128,16 +132,16 @@ impl<D: Disk> Member<D> {
         let member = Member {
             raw,
             flush,
-            ticks: Ticks::new(group.election_timeout, seed, now),
+            ticks: Ticks::new(set.election_timeout, seed),
             lease: Lease::default(),
-            quiet_until: now + group.election_timeout,
+            patience: set.election_timeout,
+            quiet_until: Time::MAX,
             heard: (Term(0), Time::ZERO),
             lives: BTreeMap::new(),
             persisting: VecDeque::new(),
             unsent: VecDeque::new(),
             outbox: VecDeque::new(),
             committed: (base.index, base.position),
-            was_clean: found.clean,
             recovered: false,
             syncing: disk::Syncing::default(),
             draft: Draft::default(),
@@ -252,6 +256,19 @@ impl<D: Disk> Member<D> {
             self.lease.revoke(self.term());
             self.raw.transfer_leader(successor.0);
         }
+    }
+
+    pub fn is_handing_over(&self) -> bool {
+        self.role() == Role::Leader && self.raw.raft.lead_transferee.is_some()
+    }
+
+    pub fn into_disk(self) -> D {
+        self.raw.raft.r.raft_log.store.disk
+    }
+
+    /// What was sent to this replica may be lost: find out what it has.
+    pub fn unreachable(&mut self, peer: NodeId) {
+        self.raw.report_unreachable(peer.0);
     }
 
     /// Ticks until something happens by itself; `None` if nothing does.

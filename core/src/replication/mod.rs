@@ -1,7 +1,8 @@
 //! The way of an entry from proposed to committed: proposed → written →
-//! durable → committed. A group of one commits by itself; the broker above
-//! sees only what is committed and cannot tell the difference.
+//! durable → committed. A group of one commits by itself, others by majority;
+//! the broker above sees what is committed, and learns when it may lead.
 
+mod alone;
 mod convert;
 mod lease;
 mod member;
@@ -16,13 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::StoreError,
-    ids::{Position, Term},
-    log::{Base, CommitLog, Draft, Entry, Kind, LogConfig, Place, SyncTicket},
+    ids::{NodeId, Position, Term},
+    log::{Base, CommitLog, Draft, Entry, LogConfig, Place, SyncTicket},
+    peer::Message,
     runtime::{Disk, FileId},
     time::Time,
 };
 
-pub use member::{GroupConfig, Member, Role};
+use alone::Alone;
+pub use member::{Member, ReplicaSet, Role};
 
 /// What an acknowledgement promises. See the durability contract in
 /// ARCHITECTURE.md.
@@ -54,168 +57,101 @@ pub enum Needs {
 /// recovery can tell rot in its last entries from a torn tail.
 const MARK_AFTER: Duration = Duration::from_millis(10);
 
-/// This node's replica of the log, and its group.
-pub struct Replica<D: Disk> {
-    disk: D,
-    log: CommitLog,
-    flush: Flush,
-    term: Term,
-    committed: Position,
-    syncing: bool,
-    /// Parts (messages, mostly) appended since the last sync began, and those it
-    /// covers.
-    unsynced: u64,
-    in_sync: u64,
-    /// Under async flush, what must be durable all the same before anything
-    /// from its start on commits: from here to there.
-    held: (Position, Position),
-    next_flush: Time,
-    /// The end of the last mark: it needs no other mark to vouch for it.
-    marked: Position,
-    mark_at: Option<Time>,
-    /// The first sync after opening is through.
-    recovered: bool,
-    /// The last process to use this log stopped in order.
-    was_clean: bool,
+/// This node's replica of the log.
+pub enum Replica<D: Disk> {
+    Alone(Alone<D>),
+    Member(Box<Member<D>>),
+}
+
+/// The same of either kind.
+macro_rules! either {
+    ($replica:expr, $this:ident => $what:expr) => {
+        match $replica {
+            Replica::Alone($this) => $what,
+            Replica::Member($this) => $what,
+        }
+    };
 }
 
 impl<D: Disk> Replica<D> {
-    /// Opens the log and starts a new term. Nothing is committed before the
-    /// first sync has finished: what a killed process left in the page cache
-    /// must be durable before a consumer sees it (L3).
+    /// Opens the log, as the only replica or as one of a set. Nothing is
+    /// committed before the first sync has finished: what a killed process left
+    /// in the page cache must be durable before a consumer sees it (L3).
     pub fn open(
-        mut disk: D,
-        config: LogConfig,
+        disk: D,
+        log: LogConfig,
         flush: Flush,
         base: Base,
+        set: Option<&ReplicaSet>,
+        seed: u64,
     ) -> Result<Replica<D>, StoreError> {
-        let (log, found) = CommitLog::open(&mut disk, config, base)?;
-        Ok(Replica {
-            term: found.fresh_term,
-            was_clean: found.clean,
-            committed: base.position,
-            syncing: false,
-            recovered: false,
-            unsynced: 0,
-            in_sync: 0,
-            held: (Position(0), Position(0)),
-            next_flush: Time::ZERO,
-            marked: Position(0),
-            mark_at: None,
-            disk,
-            log,
-            flush,
-        })
-    }
-
-    pub fn flush(&self) -> Flush {
-        self.flush
+        let Some(set) = set else { return Alone::open(disk, log, flush, base).map(Replica::Alone) };
+        let (member, found) = Member::open(disk, log, flush, base, set, seed)?;
+        if let Some(damage) = found.damage {
+            tracing::error!(%damage, "this replica is repaired from the others");
+        }
+        Ok(Replica::Member(Box::new(member)))
     }
 
     pub fn term(&self) -> Term {
-        self.term
+        either!(self, this => this.term())
     }
 
     pub fn log(&self) -> &CommitLog {
-        &self.log
+        either!(self, this => this.log())
     }
 
     /// Everything before this position may be applied and shown.
     pub fn committed(&self) -> Position {
-        self.committed
+        either!(self, this => this.committed())
     }
 
     /// The log and the disk under it, for those who read records and keep
     /// derived files.
     pub fn parts(&mut self) -> (&CommitLog, &mut D) {
-        (&self.log, &mut self.disk)
+        either!(self, this => this.parts())
     }
 
     /// The next entry at or after `at`, if it is written.
     pub fn entry_at(&mut self, at: Position) -> Result<Option<Entry>, StoreError> {
-        self.log.entry_at(&mut self.disk, at)
+        either!(self, this => this.entry_at(at))
     }
 
     /// Appends an entry in memory; `places` learns where each part will lie.
+    /// `NotLeader` if another replica leads, or is about to.
     pub fn propose(
         &mut self,
         draft: &mut Draft,
         needs: Needs,
-        mut places: impl FnMut(usize, Position),
+        places: impl FnMut(usize, Position),
     ) -> Result<Place, StoreError> {
-        let mut parts = 0;
-        let before = self.log.end();
-        let place = self.log.append(&mut self.disk, self.term, draft, |part, position| {
-            parts += 1;
-            places(part, position);
-        })?;
-        self.unsynced += parts;
-        if needs == Needs::Durable || self.in_sync + self.unsynced > ASYNC_WINDOW {
-            let from = if self.is_held() { self.held.0 } else { before };
-            self.held = (from, place.end);
-        }
-        self.mark_at = None;
-        Ok(place)
+        either!(self, this => this.propose(draft, needs, places))
     }
 
-    /// Bytes proposed and not yet durable.
+    /// Bytes appended and not yet durable here.
     pub fn undurable(&self) -> u64 {
-        self.log.end().0 - self.log.durable().0
+        either!(self, this => this.undurable())
     }
 
     /// Once per batch of inputs: one write for all that was appended, and what
     /// that commits.
     pub fn write(&mut self, now: Time) -> Result<(), StoreError> {
-        if self.mark_at.is_some_and(|at| at <= now) {
-            self.mark_at = None;
-            let mut mark = Draft::default();
-            mark.clear(Kind::Mark);
-            match self.log.append(&mut self.disk, self.term, &mut mark, |_, _| {}) {
-                Ok(place) => self.marked = place.end,
-                // No room for a mark is no harm: it only sharpens recovery.
-                Err(StoreError::Full) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.log.write(&mut self.disk)?;
-        self.advance_commit();
-        Ok(())
+        either!(self, this => this.write(now))
     }
 
-    /// Starts a sync if one is due: under sync flush whenever there is anything
-    /// to sync and none is running (group commit, no timer), under async flush
-    /// at the interval or when the window is half full.
+    /// Starts a sync if one is due: group commit, no timer under sync flush.
     pub fn begin_sync(&mut self, now: Time) -> Option<(SyncTicket, D::Sync)> {
-        let due = match self.flush {
-            Flush::Sync => true,
-            Flush::Async { .. } => {
-                now >= self.next_flush
-                    || self.unsynced >= ASYNC_WINDOW / 2
-                    || self.is_held()
-                    || !self.recovered
-            }
-        };
-        if due { self.sync_with(now, &[]) } else { None }
+        either!(self, this => this.begin_sync(now))
     }
 
     pub fn is_syncing(&self) -> bool {
-        self.syncing
+        either!(self, this => this.is_syncing())
     }
 
     /// Starts a sync that also makes `files` durable, due or not; none while one
     /// runs or if there is nothing to sync.
     pub fn sync_with(&mut self, now: Time, files: &[FileId]) -> Option<(SyncTicket, D::Sync)> {
-        if self.is_syncing() {
-            return None;
-        }
-        let started = self.log.begin_sync(&mut self.disk, files)?;
-        self.syncing = true;
-        self.in_sync = self.unsynced;
-        self.unsynced = 0;
-        if let Flush::Async { interval } = self.flush {
-            self.next_flush = now + interval;
-        }
-        Some(started)
+        either!(self, this => this.sync_with(now, files))
     }
 
     /// A sync finished. A failed one stops the store for good (L2).
@@ -225,75 +161,111 @@ impl<D: Disk> Replica<D> {
         ticket: SyncTicket,
         result: io::Result<()>,
     ) -> Result<(), StoreError> {
-        let durable = self.log.synced(ticket, result)?;
-        self.syncing = false;
-        self.recovered = true;
-        self.in_sync = 0;
-        if durable == self.log.end() && durable > self.marked {
-            self.mark_at = Some(now + MARK_AFTER);
+        either!(self, this => this.synced(now, ticket, result))
+    }
+
+    /// Whether a broker that has applied everything committed knows all that was
+    /// ever acknowledged, and may propose (R5).
+    pub fn may_lead(&self) -> bool {
+        match self {
+            Replica::Alone(alone) => alone.has_recovered(),
+            Replica::Member(member) => member.is_established(),
         }
-        self.advance_commit();
-        Ok(())
     }
 
-    fn is_held(&self) -> bool {
-        self.log.durable() < self.held.1
-    }
-
-    fn advance_commit(&mut self) {
-        let reached = match self.flush {
-            Flush::Sync => self.log.durable(),
-            Flush::Async { .. } if !self.recovered => self.log.durable(),
-            Flush::Async { .. } if self.is_held() => {
-                self.log.written().min(self.held.0).max(self.log.durable())
-            }
-            Flush::Async { .. } => self.log.written(),
-        };
-        if reached > self.committed {
-            self.committed = reached;
+    /// Whether somebody else may propose by now who could not in `term`: what
+    /// was proposed here and is not committed has an unknown outcome.
+    pub fn is_deposed(&self, term: Term) -> bool {
+        match self {
+            Replica::Alone(_) => false,
+            Replica::Member(member) => member.role() != Role::Leader || member.term() != term,
         }
-        assert!(self.committed <= self.log.written(), "committed is never ahead of the disk");
     }
 
-    /// Whether what the log held when it was opened is durable by now. Before
-    /// that nothing is committed and nothing new is written.
-    pub fn has_recovered(&self) -> bool {
-        self.recovered
+    /// Until when nobody else can have become the leader: what is known here is
+    /// the newest there is.
+    pub fn lease_until(&self) -> Time {
+        match self {
+            Replica::Alone(_) => Time::MAX,
+            Replica::Member(member) => member.lease_until(),
+        }
+    }
+
+    /// Who leads, if it is another replica and known.
+    pub fn leader(&self) -> Option<NodeId> {
+        match self {
+            Replica::Member(member) => match member.role() {
+                Role::Follower(leader) => leader,
+                Role::Leader | Role::Candidate => None,
+            },
+            Replica::Alone(_) => None,
+        }
+    }
+
+    /// Hands over to another replica, if this one leads.
+    pub fn hand_over(&mut self) {
+        if let Replica::Member(member) = self {
+            member.hand_over();
+        }
+    }
+
+    /// Whether another replica is about to lead. Ends after an election timeout.
+    pub fn is_handing_over(&self) -> bool {
+        matches!(self, Replica::Member(member) if member.is_handing_over())
+    }
+
+    /// The disk, for the next life.
+    pub fn into_disk(self) -> D {
+        either!(self, this => this.into_disk())
+    }
+
+    /// Takes a message from another replica.
+    pub fn receive(&mut self, now: Time, message: Message) -> Result<(), StoreError> {
+        match self {
+            Replica::Alone(_) => Ok(()),
+            Replica::Member(member) => member.receive(now, message),
+        }
+    }
+
+    /// The connection to another replica ended: what was sent may be lost.
+    pub fn unreachable(&mut self, peer: NodeId) {
+        if let Replica::Member(member) = self {
+            member.unreachable(peer);
+        }
+    }
+
+    /// The next message for another replica.
+    pub fn poll_message(&mut self) -> Option<Message> {
+        match self {
+            Replica::Alone(_) => None,
+            Replica::Member(member) => member.poll_message(),
+        }
     }
 
     /// Whether the last process to use this log stopped in order, so that
-    /// nothing it handed out is missing.
+    /// nothing it handed out is missing. Of other replicas nobody knows.
     pub fn was_clean(&self) -> bool {
-        self.was_clean
+        matches!(self, Replica::Alone(alone) if alone.was_clean())
     }
 
     /// Notes an orderly stop once everything is durable; the note itself is
     /// durable with the next sync.
     pub fn close(&mut self) -> Result<(), StoreError> {
-        assert!(self.undurable() == 0, "an orderly stop leaves nothing behind");
-        self.log.close(&mut self.disk)
+        either!(self, this => this.close())
     }
 
     /// When `write` and `begin_sync` want to be called again.
     pub fn deadline(&self) -> Option<Time> {
-        let flush = match self.flush {
-            Flush::Async { .. }
-                if !self.is_syncing() && self.log.written() > self.log.durable() =>
-            {
-                Some(self.next_flush)
-            }
-            _ => None,
-        };
-        [flush, self.mark_at].into_iter().flatten().min()
+        either!(self, this => this.deadline())
     }
 
     /// Makes the next segment ready ahead of need.
     pub fn prepare(&mut self) -> Result<(), StoreError> {
-        self.log.prepare(&mut self.disk)
+        either!(self, this => this.prepare())
     }
 
     /// Drops whole segments before `keep_from`; returns how many bytes went.
     pub fn expire(&mut self, keep_from: Position) -> Result<u64, StoreError> {
-        self.log.expire(&mut self.disk, keep_from)
+        either!(self, this => this.expire(keep_from))
     }
 }

@@ -1,5 +1,6 @@
 //! Groups of replicas through faults of their network, disks and processes.
 
+mod answers;
 mod cluster;
 
 use self::cluster::{Cluster, FOUL};

@@ -19,9 +19,14 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    pub fn new(election_timeout: Duration, seed: u64, now: Time) -> Ticks {
+    pub fn new(election_timeout: Duration, seed: u64) -> Ticks {
         let length = (election_timeout / ELECTION as u32).max(Duration::from_micros(1));
-        Ticks { length, done: now, seed, campaigns: 0, overslept: false }
+        Ticks { length, done: Time::ZERO, seed, campaigns: 0, overslept: false }
+    }
+
+    /// The clock runs from here on.
+    pub fn start(&mut self, now: Time) {
+        self.done = now;
     }
 
     /// The election timeout, in ticks: from the node's seed, a new one for each

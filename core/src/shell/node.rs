@@ -13,13 +13,17 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::connection::{Outbox, read_frames, write_packets};
+use super::{
+    connection::{Outbox, read_frames, write_packets},
+    peers::{PeerConfig, PeerEvent, Peers},
+};
 use crate::{
     broker::{Broker, BrokerConfig, Input, Output},
     error::StoreError,
     ids::ConnId,
     log::SyncTicket,
     nameserver::{self, NameServer},
+    peer::handshake::Membership,
     runtime::{Listener, Runtime},
     time::{Now, Time},
     wire::{Fields, Frame, code, frame::Packet},
@@ -42,23 +46,31 @@ const IDLE_SCAN: Duration = Duration::from_secs(10);
 pub struct NodeConfig {
     pub broker: Option<BrokerConfig>,
     pub name_server: bool,
+    /// The other replicas of the broker's set, if it has one.
+    pub peers: Option<PeerConfig>,
     /// Connections beyond this are closed at once.
     pub max_connections: usize,
+}
+
+impl Default for NodeConfig {
+    fn default() -> NodeConfig {
+        NodeConfig { broker: None, name_server: false, peers: None, max_connections: 10_000 }
+    }
 }
 
 impl NodeConfig {
     /// A broker and a name server on one port.
     pub fn standalone(broker: BrokerConfig) -> NodeConfig {
-        NodeConfig { broker: Some(broker), name_server: true, max_connections: 10_000 }
+        NodeConfig { broker: Some(broker), name_server: true, ..NodeConfig::default() }
     }
 
     /// A broker that registers with name servers elsewhere.
     pub fn broker(broker: BrokerConfig) -> NodeConfig {
-        NodeConfig { broker: Some(broker), name_server: false, max_connections: 10_000 }
+        NodeConfig { broker: Some(broker), ..NodeConfig::default() }
     }
 
     pub fn name_server() -> NodeConfig {
-        NodeConfig { broker: None, name_server: true, max_connections: 10_000 }
+        NodeConfig { name_server: true, ..NodeConfig::default() }
     }
 }
 
@@ -89,7 +101,8 @@ enum Event {
     AcceptFailed(io::Error),
     Frames { conn: ConnId, frames: Vec<Frame> },
     Closed { conn: ConnId },
-    Synced { ticket: SyncTicket, result: io::Result<()> },
+    Synced { opening: u64, ticket: SyncTicket, result: io::Result<()> },
+    Peer(PeerEvent),
     Stop,
 }
 
@@ -114,7 +127,11 @@ pub struct Node<R: Runtime> {
     runtime: R,
     config: NodeConfig,
     broker: Option<Broker<R::Disk>>,
+    /// How often the broker was opened: a sync of one that is gone is nothing to
+    /// the next.
+    openings: u64,
     names: Option<NameServer>,
+    peers: Option<Peers>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
     connections: BTreeMap<ConnId, Connection>,
@@ -140,7 +157,9 @@ impl<R: Runtime> Node<R> {
             runtime,
             config,
             broker,
+            openings: 1,
             names,
+            peers: None,
             events,
             inbox,
             connections: BTreeMap::new(),
@@ -161,6 +180,7 @@ impl<R: Runtime> Node<R> {
         ready: impl FnOnce(),
     ) -> Result<(), NodeError> {
         self.spawn_accept(listener);
+        self.start_peers().await?;
         let mut ready = Some(ready);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -176,6 +196,22 @@ impl<R: Runtime> Node<R> {
             let deadline = self.deadline();
             wait(&self.runtime, &mut self.inbox, deadline, &mut batch).await;
         }
+    }
+
+    async fn start_peers(&mut self) -> Result<(), NodeError> {
+        let (Some(peers), Some(broker)) = (&self.config.peers, &self.config.broker) else {
+            return Ok(());
+        };
+        let Some(set) = &broker.replica_set else { return Ok(()) };
+        let membership = Membership {
+            group: format!("{}/{}", broker.cluster, broker.name),
+            secret: peers.secret.clone(),
+            segment_bytes: broker.log.segment_bytes,
+        };
+        let (runtime, events) = (&self.runtime, &self.events);
+        let started = Peers::start(runtime, set.id, peers, membership, events, Event::Peer).await;
+        self.peers = Some(started.map_err(NodeError::Accept)?);
+        Ok(())
     }
 
     fn event(&mut self, now: Now, event: Event) -> Option<Result<(), NodeError>> {
@@ -206,7 +242,13 @@ impl<R: Runtime> Node<R> {
                     self.closed(now, conn);
                 }
             }
-            Event::Synced { ticket, result } => self.input(now, Input::Synced { ticket, result }),
+            Event::Synced { opening, ticket, result } => {
+                if opening == self.openings {
+                    self.input(now, Input::Synced { ticket, result });
+                }
+            }
+            Event::Peer(PeerEvent::Message(message)) => self.input(now, Input::Peer(message)),
+            Event::Peer(PeerEvent::Lost(peer)) => self.input(now, Input::PeerLost(peer)),
             Event::Stop if self.broker.is_none() => return Some(Ok(())),
             Event::Stop => self.input(now, Input::Stop),
         }
@@ -271,7 +313,17 @@ impl<R: Runtime> Node<R> {
                         ready();
                     }
                 }
+                Output::Peer(message) => {
+                    if let Some(peers) = &self.peers {
+                        peers.send(now.mono, &message);
+                    }
+                }
                 Output::Stopped => ended = Some(Ok(())),
+                Output::Failed(StoreError::NotLeader) => {
+                    if let Err(error) = self.reopen_broker() {
+                        ended = Some(Err(NodeError::Open(error)));
+                    }
+                }
                 Output::Failed(error) => ended = Some(Err(NodeError::Store(error))),
             }
         }
@@ -285,6 +337,16 @@ impl<R: Runtime> Node<R> {
             self.connections.values().for_each(|connection| connection.outbox.close());
         }
         ended
+    }
+
+    /// Another replica leads: what this broker believed beyond its log is void.
+    fn reopen_broker(&mut self) -> Result<(), StoreError> {
+        if let (Some(broker), Some(config)) = (self.broker.take(), &self.config.broker) {
+            let disk = broker.into_disk();
+            self.openings += 1;
+            self.broker = Some(Broker::open(config.clone(), disk, self.runtime.entropy())?);
+        }
+        Ok(())
     }
 
     fn register_local(&mut self) {
@@ -334,10 +396,10 @@ impl<R: Runtime> Node<R> {
     }
 
     fn spawn_sync(&self, ticket: SyncTicket, done: impl Future<Output = io::Result<()>> + 'static) {
-        let events = self.events.clone();
+        let (events, opening) = (self.events.clone(), self.openings);
         self.runtime.spawn(async move {
             let result = done.await;
-            let _ = events.send(Event::Synced { ticket, result }).await;
+            let _ = events.send(Event::Synced { opening, ticket, result }).await;
         });
     }
 

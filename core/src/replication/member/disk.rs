@@ -5,7 +5,8 @@ use std::io;
 use super::{super::ASYNC_WINDOW, Member, Persisting};
 use crate::{
     error::StoreError,
-    log::SyncTicket,
+    ids::Position,
+    log::{HardState, SyncTicket},
     replication::{Flush, MARK_AFTER},
     runtime::{Disk, FileId},
     time::Time,
@@ -137,6 +138,8 @@ impl<D: Disk> Member<D> {
         self.syncing.covered = 0;
         if !self.recovered {
             self.recovered = true;
+            self.ticks.start(now);
+            self.quiet_until = now + self.patience;
             self.advance_commit()?;
         }
         if rests && self.syncing.vouch_at.is_none() && self.log().vouched() < durable {
@@ -145,23 +148,13 @@ impl<D: Disk> Member<D> {
         Ok(())
     }
 
-    /// Whether what the log held when it was opened is durable by now. Before
-    /// that nothing is committed, nothing new is written and nobody is heard.
-    pub fn has_recovered(&self) -> bool {
-        self.recovered
-    }
-
-    /// Whether the last process to use this log stopped in order.
-    pub fn was_clean(&self) -> bool {
-        self.was_clean
-    }
-
-    /// Notes an orderly stop once everything is durable; the note itself is
-    /// durable with the next sync.
+    /// Notes before an orderly stop what is committed; durable with the next
+    /// sync. That nothing is missing is for the leader to know.
     pub fn close(&mut self) -> Result<(), StoreError> {
-        assert!(self.undurable() == 0, "an orderly stop leaves nothing behind");
+        let commit = self.committed_index();
         let store = self.raw.mut_store();
-        store.log.close(&mut store.disk)
+        let state = HardState { commit, ..store.log.hard_state() };
+        store.log.save(&mut store.disk, state).map(drop)
     }
 
     /// When `write` and `begin_sync` want to be called again.
@@ -175,6 +168,12 @@ impl<D: Disk> Member<D> {
         };
         let tick = self.ticks_wanted().map(|wanted| self.ticks.deadline(wanted));
         [flush, self.syncing.vouch_at, tick].into_iter().flatten().min()
+    }
+
+    /// Drops whole segments before `keep_from`; returns how many bytes went.
+    pub fn expire(&mut self, keep_from: Position) -> Result<u64, StoreError> {
+        let store = self.raw.mut_store();
+        store.log.expire(&mut store.disk, keep_from)
     }
 
     /// Makes the next segment ready ahead of need.

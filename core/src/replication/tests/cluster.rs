@@ -10,7 +10,7 @@ use super::super::*;
 use crate::{
     ids::{LogIndex, NodeId},
     log::{
-        Replicas,
+        Kind,
         test_disk::{TestDisk, TestSync},
     },
     peer::{Message, codec::Session, handshake},
@@ -119,21 +119,24 @@ impl Cluster {
     }
 
     pub fn start(&mut self, at: usize) {
-        let now = self.clock(at);
         let voters = (1..=self.nodes.len() as u64).map(NodeId).collect();
-        let group =
-            GroupConfig { id: NodeId(at as u64 + 1), voters, election_timeout: ELECTION_TIMEOUT };
         let node = &mut self.nodes[at];
+        let set = ReplicaSet {
+            id: NodeId(at as u64 + 1),
+            voters,
+            election_timeout: ELECTION_TIMEOUT,
+            founding: node.founding,
+        };
         let disk = node.disk.take().expect("only what is down starts");
         let log = LogConfig {
             segment_bytes: 16 << 10,
             spare_segments: 1,
             birth_id: self.rng.next(),
-            replicas: Replicas::Group { founding: node.founding },
+            ..LogConfig::default()
         };
         let seed = self.rng.next();
         let base = Base::default();
-        let (member, _) = Member::open(disk, log, self.flush, base, &group, seed, now).unwrap();
+        let (member, _) = Member::open(disk, log, self.flush, base, &set, seed).unwrap();
         node.member = Some(member);
         node.founding = false;
         node.life += 1;
@@ -145,8 +148,8 @@ impl Cluster {
     /// Ends the process; its disk keeps what was written.
     pub fn kill(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        if let Some(mut member) = node.member.take() {
-            node.disk = Some(std::mem::take(member.parts().1));
+        if let Some(member) = node.member.take() {
+            node.disk = Some(member.into_disk());
             node.sync = None;
             node.proposed.clear();
         }

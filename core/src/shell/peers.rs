@@ -1,0 +1,337 @@
+//! The connections between the replicas of a set. Each replica dials every
+//! other one and sends on that connection only; what arrives on a connection
+//! that was accepted is read once the dialler has proved to be a replica (L6).
+//!
+//! A message that finds no connection is dropped: Raft repeats what matters.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+
+use super::connection::{Outbox, dial, write_packets};
+use crate::{
+    ids::NodeId,
+    peer::{
+        Message, PeerError,
+        codec::Session,
+        handshake::{Dialler, Heard, Listener as Handshake, Membership, nonce},
+    },
+    runtime::{Listener, Runtime},
+    time::Time,
+    wire::frame::Packet,
+};
+
+/// Before a lost connection is dialled again.
+const REDIAL: Duration = Duration::from_millis(100);
+/// How long proving may take.
+const PROVE_WITHIN: Duration = Duration::from_secs(5);
+/// A peer that says nothing for so long after something was sent is not heard
+/// any more: a partition may have swallowed the connection.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Beyond this many bytes waiting for a peer, messages to it are dropped.
+const WAITING: usize = 32 << 20;
+/// Connections that have not proved anything yet.
+const STRANGERS: usize = 64;
+const READ_CHUNK: usize = 64 << 10;
+
+/// Where the other replicas are, and what proves that they are it.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// Where this replica listens for the others.
+    pub listen: SocketAddr,
+    /// The other replicas.
+    pub addresses: BTreeMap<NodeId, SocketAddr>,
+    /// What all replicas of the set know, and nobody else.
+    pub secret: Vec<u8>,
+}
+
+impl fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PeerConfig { listen, addresses, .. } = self;
+        write!(f, "replica at {listen}, others at {addresses:?}")
+    }
+}
+
+/// What happens between replicas.
+pub(super) enum PeerEvent {
+    Message(Message),
+    Lost(NodeId),
+}
+
+/// A connection that is open, seen from the side that sends.
+struct Open {
+    session: Session,
+    outbox: Outbox,
+    /// The oldest message since the peer was last heard.
+    unanswered: Rc<Cell<Option<Time>>>,
+}
+
+type Link = Rc<RefCell<Option<Open>>>;
+
+/// The ways to all other replicas.
+pub(super) struct Peers(BTreeMap<NodeId, Link>);
+
+impl Peers {
+    /// Starts dialling the others and listening for them.
+    pub async fn start<R: Runtime, E: 'static>(
+        runtime: &R,
+        id: NodeId,
+        config: &PeerConfig,
+        membership: Membership,
+        events: &mpsc::Sender<E>,
+        wrap: fn(PeerEvent) -> E,
+    ) -> io::Result<Peers> {
+        let listener = runtime.listen(config.listen).await?;
+        let ours = Ours { runtime: runtime.clone(), id, membership, events: events.clone(), wrap };
+        runtime.spawn(accept(ours.clone(), listener));
+        let mut links = BTreeMap::new();
+        for (&peer, &addr) in &config.addresses {
+            let link = Link::default();
+            runtime.spawn(keep_dialling(ours.clone(), peer, addr, link.clone()));
+            links.insert(peer, link);
+        }
+        Ok(Peers(links))
+    }
+
+    /// Sends a message if its replica is connected and takes what it is sent.
+    pub fn send(&self, now: Time, message: &Message) {
+        let Some(link) = self.0.get(&message.to) else { return };
+        let mut link = link.borrow_mut();
+        let Some(open) = link.as_mut() else { return };
+        let since = *open.unanswered.get().get_or_insert(now);
+        open.unanswered.set(Some(since));
+        if now.since(since) > ANSWER_WITHIN {
+            return open.outbox.close();
+        }
+        if open.outbox.queued() > WAITING {
+            return;
+        }
+        let mut pieces = Vec::new();
+        open.session.encode(message, &mut pieces);
+        let mut pieces = pieces.into_iter();
+        let head = pieces.next().unwrap_or_default();
+        open.outbox.send(Packet { head, body: pieces.collect() });
+    }
+}
+
+/// What every connection of this replica needs.
+struct Ours<R: Runtime, E> {
+    runtime: R,
+    id: NodeId,
+    membership: Membership,
+    events: mpsc::Sender<E>,
+    wrap: fn(PeerEvent) -> E,
+}
+
+impl<R: Runtime, E> Clone for Ours<R, E> {
+    fn clone(&self) -> Self {
+        Ours {
+            runtime: self.runtime.clone(),
+            id: self.id,
+            membership: self.membership.clone(),
+            events: self.events.clone(),
+            wrap: self.wrap,
+        }
+    }
+}
+
+impl<R: Runtime, E> Ours<R, E> {
+    fn nonce(&self) -> [u8; 32] {
+        nonce(|| self.runtime.entropy())
+    }
+
+    /// Gives up a future that takes too long.
+    async fn within<T>(
+        &self,
+        time: Duration,
+        what: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let mut what = pin!(what);
+        let mut timer = pin!(self.runtime.sleep_until(self.runtime.now().mono + time));
+        poll_fn(|cx| match what.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+        })
+        .await
+    }
+}
+
+/// Dials a replica again whenever the connection is lost, for ever.
+async fn keep_dialling<R: Runtime, E: 'static>(
+    ours: Ours<R, E>,
+    peer: NodeId,
+    addr: SocketAddr,
+    link: Link,
+) {
+    loop {
+        if let Ok((reader, writer)) = dial(&ours.runtime, addr).await {
+            match ours.within(PROVE_WITHIN, prove(&ours, peer, reader, writer)).await {
+                Ok((reader, writer, session)) => {
+                    let outbox = Outbox::new();
+                    let unanswered = Rc::new(Cell::new(None));
+                    let pulses = hear_pulses(reader, outbox.clone(), unanswered.clone());
+                    ours.runtime.spawn(pulses);
+                    *link.borrow_mut() = Some(Open { session, outbox: outbox.clone(), unanswered });
+                    let ended = write_packets(writer, &outbox).await;
+                    tracing::debug!(%peer, %ended, "the connection to a replica ended");
+                    link.borrow_mut().take();
+                    if ours.events.send((ours.wrap)(PeerEvent::Lost(peer))).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::debug!(%peer, %error, "a replica was not convinced"),
+            }
+        }
+        let pause = ours.runtime.now().mono + REDIAL;
+        ours.runtime.sleep_until(pause).await;
+    }
+}
+
+async fn prove<R: Runtime, E>(
+    ours: &Ours<R, E>,
+    peer: NodeId,
+    mut reader: R::Reader,
+    mut writer: R::Writer,
+) -> io::Result<(R::Reader, R::Writer, Session)> {
+    let (dialler, hello) = Dialler::new(ours.membership.clone(), ours.id, peer, ours.nonce());
+    writer.write_all(&hello).await?;
+    writer.flush().await?;
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some((proof, session)) = dialler.challenged(&mut buffer).map_err(refused)? {
+            writer.write_all(&proof).await?;
+            writer.flush().await?;
+            return Ok((reader, writer, session));
+        }
+        if reader.read_buf(&mut buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The other side sends a byte for whatever it has read.
+async fn hear_pulses(
+    mut reader: impl tokio::io::AsyncRead + Unpin,
+    outbox: Outbox,
+    unanswered: Rc<Cell<Option<Time>>>,
+) {
+    let mut bytes = [0; 256];
+    while let Ok(1..) = reader.read(&mut bytes).await {
+        unanswered.set(None);
+    }
+    outbox.close();
+}
+
+async fn accept<R: Runtime, E: 'static>(ours: Ours<R, E>, mut listener: R::Listener) {
+    let strangers = Rc::new(Cell::new(0));
+    loop {
+        let Ok((reader, writer, from)) = listener.accept().await else {
+            let pause = ours.runtime.now().mono + REDIAL;
+            ours.runtime.sleep_until(pause).await;
+            continue;
+        };
+        if strangers.get() >= STRANGERS {
+            continue;
+        }
+        strangers.set(strangers.get() + 1);
+        let (ours, strangers) = (ours.clone(), strangers.clone());
+        ours.runtime.clone().spawn(async move {
+            let proved = ours.within(PROVE_WITHIN, convince(&ours, reader, writer)).await;
+            strangers.set(strangers.get() - 1);
+            let ended = match proved {
+                Ok(proved) => receive(&ours, proved).await,
+                Err(error) => error,
+            };
+            tracing::debug!(%from, %ended, "a connection from a replica ended");
+        });
+    }
+}
+
+/// A connection whose other end is the replica it says.
+struct Proved<R: Runtime> {
+    reader: R::Reader,
+    writer: R::Writer,
+    peer: NodeId,
+    session: Session,
+    buffer: BytesMut,
+}
+
+async fn convince<R: Runtime, E>(
+    ours: &Ours<R, E>,
+    mut reader: R::Reader,
+    mut writer: R::Writer,
+) -> io::Result<Proved<R>> {
+    let mut handshake = Handshake::new(ours.membership.clone(), ours.id, ours.nonce());
+    let mut buffer = BytesMut::new();
+    loop {
+        match handshake.hear(&mut buffer).map_err(refused)? {
+            Heard::Hello(challenge) => {
+                writer.write_all(&challenge).await?;
+                writer.flush().await?;
+            }
+            Heard::Member(peer, session) => {
+                return Ok(Proved { reader, writer, peer, session, buffer });
+            }
+            Heard::Nothing => {
+                if reader.read_buf(&mut buffer).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+    }
+}
+
+/// Reads messages until the connection ends.
+async fn receive<R: Runtime, E>(ours: &Ours<R, E>, mut from: Proved<R>) -> io::Error {
+    loop {
+        let mut heard = false;
+        loop {
+            match from.session.decode(&mut from.buffer) {
+                Ok(Some(message)) if message.from == from.peer => {
+                    heard = true;
+                    let event = (ours.wrap)(PeerEvent::Message(message));
+                    if ours.events.send(event).await.is_err() {
+                        return io::ErrorKind::BrokenPipe.into();
+                    }
+                }
+                Ok(Some(_)) => return refused(PeerError::Malformed("sender")),
+                Ok(None) => break,
+                Err(error) => return refused(error),
+            }
+        }
+        if heard {
+            let pulsed = async {
+                from.writer.write_all(&[1]).await?;
+                from.writer.flush().await
+            };
+            if let Err(error) = pulsed.await {
+                return error;
+            }
+        }
+        from.buffer.reserve(READ_CHUNK);
+        match from.reader.read_buf(&mut from.buffer).await {
+            Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+fn refused(error: PeerError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
