@@ -8,6 +8,7 @@ mod oracles_bite;
 mod orderly;
 mod real_smoke;
 mod replica_sets;
+mod replica_sets_on_tokio;
 mod retention;
 mod retries;
 mod scenarios;

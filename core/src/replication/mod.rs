@@ -59,7 +59,7 @@ const MARK_AFTER: Duration = Duration::from_millis(10);
 
 /// This node's replica of the log.
 pub enum Replica<D: Disk> {
-    Alone(Alone<D>),
+    Alone(Box<Alone<D>>),
     Member(Box<Member<D>>),
 }
 
@@ -85,7 +85,10 @@ impl<D: Disk> Replica<D> {
         set: Option<&ReplicaSet>,
         seed: u64,
     ) -> Result<Replica<D>, StoreError> {
-        let Some(set) = set else { return Alone::open(disk, log, flush, base).map(Replica::Alone) };
+        let Some(set) = set else {
+            let alone = Alone::open(disk, log, flush, base)?;
+            return Ok(Replica::Alone(Box::new(alone)));
+        };
         let (member, found) = Member::open(disk, log, flush, base, set, seed)?;
         if let Some(damage) = found.damage {
             tracing::error!(%damage, "this replica is repaired from the others");
