@@ -21,10 +21,7 @@ pub use heartbeat::{
     ConsumeFrom, ConsumeType, ConsumerData, ConsumerIds, HeartbeatData, MessageModel,
 };
 pub use locks::{LockReply, LockRequest, MessageQueue};
-pub use queues::{
-    AckRun, Assignment, AssignmentRequest, Assignments, BatchAck, RequestMode, RequestModeChange,
-    ResetOffset, ResetOffsets,
-};
+pub use queues::{AckRun, BatchAck, ResetOffset, ResetOffsets};
 pub use route::{
     BrokerData, ClusterInfo, QueueData, RegisterBody, TopicConfig, TopicList, TopicRoute, perm,
 };
@@ -79,9 +76,6 @@ json_body!(
     LockReply = "list of locked queues",
     ConsumerConnections = "list of connections",
     ResetOffsets = "table of offsets",
-    AssignmentRequest = "question for queues",
-    Assignments = "list of queues",
-    RequestModeChange = "request mode",
     BatchAck = "batch of acknowledgements",
 );
 

@@ -44,8 +44,6 @@ pub mod request {
     pub const RESUME_CHECK_HALF_MESSAGE: i32 = 323;
     pub const GET_SUBSCRIPTIONGROUP_CONFIG: i32 = 352;
     pub const RECALL_MESSAGE: i32 = 370;
-    pub const QUERY_ASSIGNMENT: i32 = 400;
-    pub const SET_MESSAGE_REQUEST_MODE: i32 = 401;
     /// Stormglass's own: 20 000 and more, within the 16 bits of a binary header.
     pub const REPLAY_DEAD_LETTERS: i32 = 20_036;
     pub const LIST_HALVES: i32 = 20_037;

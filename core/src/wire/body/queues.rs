@@ -1,5 +1,5 @@
-//! Bodies about queues by name: resets (220, 222), who pops or pulls what (400,
-//! 401), and which popped messages are done (200151).
+//! Bodies about messages and queues by name: resets (220, 222), and which popped
+//! messages are done (200151).
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -38,54 +38,6 @@ impl ResetOffsets {
         text.push_str("}}");
         text.into()
     }
-}
-
-/// The body of 400.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AssignmentRequest {
-    pub topic: String,
-    pub consumer_group: String,
-    pub client_id: String,
-    #[serde(default)]
-    pub strategy_name: Option<String>,
-}
-
-/// The body of the answer to 400.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Assignments {
-    #[serde(rename = "messageQueueAssignments", default, deserialize_with = "null_as_default")]
-    pub queues: Vec<Assignment>,
-}
-
-/// One queue that a client shall read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Assignment {
-    pub message_queue: MessageQueue,
-    #[serde(default)]
-    pub mode: RequestMode,
-}
-
-/// How a group asks for its messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum RequestMode {
-    #[default]
-    Pull,
-    Pop,
-}
-
-/// The body of 401.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RequestModeChange {
-    pub topic: String,
-    pub consumer_group: String,
-    pub mode: RequestMode,
-    /// Members that share one queue; 0 or less: all of them share all queues.
-    #[serde(default)]
-    pub pop_share_queue_num: i32,
 }
 
 /// The body of 200151.
