@@ -13,8 +13,6 @@ use crate::{
 
 /// A stored message as it appears: the record, and what a pointer changes.
 pub(super) struct Stored {
-    /// Where it was found: the record's own place, or the pointer's.
-    pub at: Position,
     /// Where the record lies.
     pub origin: Position,
     pub record: Bytes,
@@ -61,7 +59,7 @@ impl<D: Disk> Broker<D> {
         let (log, disk) = self.replica.parts();
         let Some(part) = log.look_up(disk, at)? else { return Ok(None) };
         if pointer::is_record(&part) {
-            return Ok(Some(Stored { at, origin: at, record: part, pointer: None }));
+            return Ok(Some(Stored { origin: at, record: part, pointer: None }));
         }
         if !Pointer::is_one(&part) {
             return Ok(None);
@@ -72,6 +70,6 @@ impl<D: Disk> Broker<D> {
             return Ok(None);
         }
         let record = log.read(disk, origin, pointer.shows.size)?;
-        Ok(Some(Stored { at, origin, record, pointer: Some(pointer) }))
+        Ok(Some(Stored { origin, record, pointer: Some(pointer) }))
     }
 }

@@ -190,7 +190,6 @@ impl Consumer {
         self.call_about(cx, number, &queue, code, fields, Bytes::new(), timeout, call);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a call is this much")]
     pub(super) fn call_with_body(
         &mut self,
         cx: &mut Context,
@@ -204,7 +203,6 @@ impl Consumer {
         self.call_about(cx, number, &queue, code, Fields::default(), body, timeout, call);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a call is this much")]
     pub(super) fn call_about(
         &mut self,
         cx: &mut Context,

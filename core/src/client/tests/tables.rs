@@ -218,7 +218,7 @@ impl Tables {
         record.topic = retry_topic;
         record.queue = 0;
         record.queue_offset = log.len() as u64;
-        record.position = Position(u64::from(RETRIES) << 32 | log.len() as u64 * 100);
+        record.position = Position((u64::from(RETRIES) << 32) | (log.len() as u64 * 100));
         record.reconsume_times += 1;
         record.properties = properties.into();
         log.push(record);
