@@ -60,6 +60,8 @@ struct Seen {
     topics_at: u64,
     parkings: (u64, u32),
     parked: BTreeSet<Position>,
+    /// Messages that retention took from each group, as the broker counts them.
+    losses: BTreeMap<(GroupId, ShardId), u64>,
     /// The most bytes of messages that this life held in memory.
     held: u64,
     /// The instant of the last look, and how many there were in it.
@@ -241,6 +243,16 @@ impl Probe {
         }
     }
 
+    fn losses(&self, seen: &mut Seen, view: &View<'_, SimDisk>) {
+        for (group, shard, messages) in view.losses() {
+            let shard = self.shard(shard);
+            let group = self.recorder.name(|names| names.group(group));
+            if seen.losses.insert((group, shard), messages) != Some(messages) {
+                self.push(EventKind::GroupLost { group, shard, messages });
+            }
+        }
+    }
+
     /// The half message there, if anybody was told where it is.
     fn half_at(&self, at: Position) -> Option<MessageId> {
         self.recorder.read(|history| {
@@ -266,6 +278,7 @@ impl Watch for Probe {
             minima: mem::take(&mut seen.minima),
             parkings: seen.parkings,
             parked: mem::take(&mut seen.parked),
+            losses: mem::take(&mut seen.losses),
             ..Seen::default()
         };
         self.push(EventKind::NodeStarted { life });
@@ -304,6 +317,7 @@ impl Watch for Probe {
             self.offsets(seen, &view);
             self.locks(seen, &view);
             self.parkings(seen, &view);
+            self.losses(seen, &view);
         }
         let held = view.unwritten() + unsent() as u64;
         if held > seen.held + HELD_STEP {
