@@ -3,8 +3,10 @@
 //! bytes, so that millions of them wait in little memory. Everything else is
 //! read from the log once they are due.
 //!
-//! Time is cut into buckets of about a minute. A bucket is packed, in the order
-//! of the log, until its time comes; then it is opened, in the order of time.
+//! Time is cut into buckets of about a minute, and those whose time comes into
+//! buckets of about a second. A bucket is packed, in the order of the log, until
+//! it is asked for what is due; then it is opened, in the order of time. So a
+//! million timers of one minute are never sorted at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +18,9 @@ use crate::{
     pointer::{Appearance, Settles},
 };
 
-/// A bucket's length: what 16 bits of milliseconds hold.
-const BUCKET_BITS: u32 = 16;
+/// Buckets' lengths: what so many bits of milliseconds hold, 16 at most.
+const FAR: u32 = 16;
+const NEAR: u32 = 10;
 
 /// Something deferred: a retry, a dead letter, a committed half message that
 /// has a delay. The record that it will show was written before.
@@ -51,14 +54,32 @@ pub struct Timer {
 }
 
 /// All timers that have neither fired nor been recalled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Timers {
-    buckets: BTreeMap<i64, Bucket>,
+    near: Calendar,
+    far: Calendar,
+    /// The number of the first far bucket that was not cut into near ones.
+    near_until: i64,
     len: usize,
     /// Messages that were taken back in time.
     pub recalled: u64,
     /// Timers whose messages were not there any more.
     pub lost: u64,
+}
+
+impl Default for Timers {
+    fn default() -> Timers {
+        let near = Calendar { bits: NEAR, buckets: BTreeMap::new() };
+        let far = Calendar { bits: FAR, buckets: BTreeMap::new() };
+        Timers { near, far, near_until: i64::MIN, len: 0, recalled: 0, lost: 0 }
+    }
+}
+
+/// Buckets of one length, by their numbers.
+#[derive(Debug)]
+struct Calendar {
+    bits: u32,
+    buckets: BTreeMap<i64, Bucket>,
 }
 
 #[derive(Debug)]
@@ -91,34 +112,15 @@ impl Timers {
     /// Adds a timer. `needs` is the lowest position of the log that firing it
     /// takes: the record's own, or that of the record which it shows.
     pub fn insert(&mut self, timer: Timer, needs: Position) {
-        let (number, within) = place(timer.due_wall);
-        let empty = || Bucket { low: needs, form: Form::Packed(Packed::default()) };
-        let bucket = self.buckets.entry(number).or_insert_with(empty);
-        bucket.low = bucket.low.min(needs).min(timer.at);
-        let is_new = match &mut bucket.form {
-            // Logs are applied forwards; only a packed bucket relies on it.
-            Form::Packed(packed) if timer.at > packed.last => {
-                packed.push(within, timer.at);
-                true
-            }
-            _ => bucket.open().insert((within, timer.at)),
-        };
+        let is_new = self.calendar_mut(timer.due_wall).insert(timer, needs.min(timer.at));
         self.len += usize::from(is_new);
     }
 
     /// Removes a timer; false if it is not there.
     pub fn remove(&mut self, timer: Timer) -> bool {
-        let (number, within) = place(timer.due_wall);
-        let Some(bucket) = self.buckets.get_mut(&number) else { return false };
-        let timers = bucket.open();
-        if !timers.remove(&(within, timer.at)) {
-            return false;
-        }
-        if timers.is_empty() {
-            self.buckets.remove(&number);
-        }
-        self.len -= 1;
-        true
+        let was_there = self.calendar_mut(timer.due_wall).remove(timer);
+        self.len -= usize::from(was_there);
+        was_there
     }
 
     pub fn recall(&mut self, timer: Timer) {
@@ -130,11 +132,7 @@ impl Timers {
     }
 
     pub fn contains(&self, timer: Timer) -> bool {
-        let (number, within) = place(timer.due_wall);
-        self.buckets.get(&number).is_some_and(|bucket| match &bucket.form {
-            Form::Packed(packed) => packed.iter().any(|found| found == (within, timer.at)),
-            Form::Open(timers) => timers.contains(&(within, timer.at)),
-        })
+        self.calendar(timer.due_wall).contains(timer)
     }
 
     /// The first `limit` timers that are due and wanted, earliest first. Opens
@@ -145,10 +143,12 @@ impl Timers {
         limit: usize,
         mut is_wanted: impl FnMut(Timer) -> bool,
     ) -> Vec<Timer> {
+        self.come_near(now_wall);
         let mut due = Vec::new();
-        for (number, bucket) in self.buckets.range_mut(..=place(now_wall).0) {
+        let last = self.near.place(now_wall).0;
+        for (number, bucket) in self.near.buckets.range_mut(..=last) {
             for (within, at) in bucket.open().iter() {
-                let timer = Timer { due_wall: wall(*number, *within), at: *at };
+                let timer = Timer { due_wall: wall(*number, NEAR, *within), at: *at };
                 if timer.due_wall > now_wall || due.len() == limit {
                     return due;
                 }
@@ -163,47 +163,149 @@ impl Timers {
     /// When [`due`](Self::due) should be asked again: no wanted timer is due
     /// before this.
     pub fn next_due(&self, mut is_wanted: impl FnMut(Timer) -> bool) -> Option<i64> {
-        self.buckets.iter().find_map(|(number, bucket)| match &bucket.form {
-            Form::Packed(_) => Some(wall(*number, 0)),
-            Form::Open(timers) => timers.iter().find_map(|(within, at)| {
-                let timer = Timer { due_wall: wall(*number, *within), at: *at };
-                is_wanted(timer).then_some(timer.due_wall)
-            }),
-        })
+        self.calendars().into_iter().find_map(|calendar| calendar.next_due(&mut is_wanted))
     }
 
     /// No timer needs what lies before this position of the log.
     pub fn low_water(&self) -> Option<Position> {
-        self.buckets.values().map(|bucket| bucket.low).min()
+        let buckets = self.calendars().into_iter().flat_map(|calendar| calendar.buckets.values());
+        buckets.map(|bucket| bucket.low).min()
     }
 
     /// Forgets the timers whose records are not in the log (L22): they would
     /// never fire, and never be over. Returns how many that were.
     pub fn clamp(&mut self, start: Position, end: Position) -> usize {
-        let before = self.len;
+        let lost = self.near.clamp(start, end) + self.far.clamp(start, end);
+        self.len -= lost;
+        self.lost += lost as u64;
+        lost
+    }
+
+    /// Cuts the far buckets whose time has come into near ones.
+    fn come_near(&mut self, now_wall: i64) {
+        let until = self.far.place(now_wall).0.saturating_add(1);
+        if until <= self.near_until {
+            return;
+        }
+        self.near_until = until;
+        let later = self.far.buckets.split_off(&until);
+        for (number, bucket) in std::mem::replace(&mut self.far.buckets, later) {
+            let mut put = |within: u16, at: Position| {
+                let timer = Timer { due_wall: wall(number, FAR, within), at };
+                self.near.insert(timer, bucket.low);
+            };
+            match &bucket.form {
+                Form::Packed(packed) => packed.iter().for_each(|(within, at)| put(within, at)),
+                Form::Open(timers) => timers.iter().for_each(|(within, at)| put(*within, *at)),
+            }
+        }
+    }
+
+    /// In the order of time.
+    fn calendars(&self) -> [&Calendar; 2] {
+        [&self.near, &self.far]
+    }
+
+    fn calendar(&self, due_wall: i64) -> &Calendar {
+        if self.far.place(due_wall).0 < self.near_until { &self.near } else { &self.far }
+    }
+
+    fn calendar_mut(&mut self, due_wall: i64) -> &mut Calendar {
+        if self.far.place(due_wall).0 < self.near_until { &mut self.near } else { &mut self.far }
+    }
+
+    /// Bytes of memory that the timers take, as far as they can be known.
+    pub fn footprint(&self) -> usize {
+        self.calendars().into_iter().map(Calendar::footprint).sum()
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let [near, far] = self.calendars().map(Calendar::snapshot);
+        let Timers { near_until, recalled, lost, .. } = *self;
+        Snapshot { near, far, near_until, recalled, lost }
+    }
+
+    /// Checks everything, so that nothing later has to.
+    pub fn restore(snapshot: Snapshot) -> Result<Timers, Corrupt> {
+        let Snapshot { near, far, near_until, recalled, lost } = snapshot;
+        let mut timers = Timers { near_until, recalled, lost, ..Timers::default() };
+        timers.len = timers.near.restore(near)? + timers.far.restore(far)?;
+        Ok(timers)
+    }
+}
+
+impl Calendar {
+    /// The bucket of a time, and how far into it.
+    fn place(&self, due_wall: i64) -> (i64, u16) {
+        (due_wall >> self.bits, (due_wall & ((1 << self.bits) - 1)) as u16)
+    }
+
+    /// False if it is there already.
+    fn insert(&mut self, timer: Timer, low: Position) -> bool {
+        let (number, within) = self.place(timer.due_wall);
+        let empty = || Bucket { low, form: Form::Packed(Packed::default()) };
+        let bucket = self.buckets.entry(number).or_insert_with(empty);
+        bucket.low = bucket.low.min(low);
+        match &mut bucket.form {
+            // Logs are applied forwards; only a packed bucket relies on it.
+            Form::Packed(packed) if timer.at > packed.last => {
+                packed.push(within, timer.at);
+                true
+            }
+            _ => bucket.open().insert((within, timer.at)),
+        }
+    }
+
+    fn remove(&mut self, timer: Timer) -> bool {
+        let (number, within) = self.place(timer.due_wall);
+        let Some(bucket) = self.buckets.get_mut(&number) else { return false };
+        let timers = bucket.open();
+        let was_there = timers.remove(&(within, timer.at));
+        if timers.is_empty() {
+            self.buckets.remove(&number);
+        }
+        was_there
+    }
+
+    fn contains(&self, timer: Timer) -> bool {
+        let (number, within) = self.place(timer.due_wall);
+        self.buckets.get(&number).is_some_and(|bucket| match &bucket.form {
+            Form::Packed(packed) => packed.iter().any(|found| found == (within, timer.at)),
+            Form::Open(timers) => timers.contains(&(within, timer.at)),
+        })
+    }
+
+    fn next_due(&self, mut is_wanted: impl FnMut(Timer) -> bool) -> Option<i64> {
+        self.buckets.iter().find_map(|(number, bucket)| match &bucket.form {
+            Form::Packed(_) => Some(wall(*number, self.bits, 0)),
+            Form::Open(timers) => timers.iter().find_map(|(within, at)| {
+                let timer = Timer { due_wall: wall(*number, self.bits, *within), at: *at };
+                is_wanted(timer).then_some(timer.due_wall)
+            }),
+        })
+    }
+
+    fn clamp(&mut self, start: Position, end: Position) -> usize {
+        let mut lost = 0;
         self.buckets.retain(|_, bucket| {
             let is_inside = |at: Position| start <= at && at < end;
             let all = match &bucket.form {
                 Form::Packed(packed) => is_inside(bucket.low) && is_inside(packed.last),
                 Form::Open(timers) => timers.iter().all(|(_, at)| is_inside(*at)),
             };
-            if all {
-                return true;
+            if !all {
+                let timers = bucket.open();
+                let found = timers.len();
+                timers.retain(|(_, at)| is_inside(*at));
+                lost += found - timers.len();
+                bucket.low = bucket.low.max(start);
             }
-            let timers = bucket.open();
-            let found = timers.len();
-            timers.retain(|(_, at)| is_inside(*at));
-            bucket.low = bucket.low.max(start);
-            self.len -= found - bucket.open().len();
-            !bucket.open().is_empty()
+            all || !bucket.open().is_empty()
         });
-        let lost = before - self.len;
-        self.lost += lost as u64;
         lost
     }
 
-    /// Bytes of memory that the timers take, as far as they can be known.
-    pub fn footprint(&self) -> usize {
+    fn footprint(&self) -> usize {
         // A B-tree's nodes are two thirds full on average.
         let node = |entry: usize| entry * 3 / 2;
         let held = self.buckets.values().map(|bucket| match &bucket.form {
@@ -213,7 +315,7 @@ impl Timers {
         held.sum::<usize>() + self.buckets.len() * node(size_of::<(i64, Bucket)>())
     }
 
-    pub fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> SavedBuckets {
         let packed = |(number, bucket): (&i64, &Bucket)| {
             let packed = match &bucket.form {
                 Form::Packed(packed) => packed.clone(),
@@ -221,15 +323,13 @@ impl Timers {
             };
             (*number, bucket.low, Raw(packed.bytes))
         };
-        let buckets = self.buckets.iter().map(packed).collect();
-        Snapshot { buckets, recalled: self.recalled, lost: self.lost }
+        self.buckets.iter().map(packed).collect()
     }
 
-    /// Checks everything, so that nothing later has to.
-    pub fn restore(snapshot: Snapshot) -> Result<Timers, Corrupt> {
-        let Snapshot { recalled, lost, .. } = snapshot;
-        let mut timers = Timers { recalled, lost, ..Timers::default() };
-        for (number, low, Raw(bytes)) in snapshot.buckets {
+    /// Returns how many timers there are.
+    fn restore(&mut self, saved: SavedBuckets) -> Result<usize, Corrupt> {
+        let mut count = 0;
+        for (number, low, Raw(bytes)) in saved {
             let corrupt = || Corrupt {
                 file: "snapshot".into(),
                 position: None,
@@ -238,20 +338,20 @@ impl Timers {
             let mut packed = Packed { bytes, last: Position(0) };
             let mut iter = packed.iter();
             let mut last = Position(0);
-            for (_, at) in iter.by_ref() {
-                if at <= last {
+            for (within, at) in iter.by_ref() {
+                if at <= last || u32::from(within) >= 1 << self.bits {
                     return Err(corrupt());
                 }
                 last = at;
-                timers.len += 1;
+                count += 1;
             }
             if !iter.rest.is_empty() || last == Position(0) {
                 return Err(corrupt());
             }
             packed.last = last;
-            timers.buckets.insert(number, Bucket { low, form: Form::Packed(packed) });
+            self.buckets.insert(number, Bucket { low, form: Form::Packed(packed) });
         }
-        Ok(timers)
+        Ok(count)
     }
 }
 
@@ -313,19 +413,18 @@ impl Iterator for Unpacked<'_> {
     }
 }
 
-/// The bucket of a time, and how far into it.
-fn place(due_wall: i64) -> (i64, u16) {
-    (due_wall >> BUCKET_BITS, due_wall as u16)
+fn wall(number: i64, bits: u32, within: u16) -> i64 {
+    number << bits | i64::from(within)
 }
 
-fn wall(number: i64, within: u16) -> i64 {
-    number << BUCKET_BITS | i64::from(within)
-}
+type SavedBuckets = Vec<(i64, Position, Raw)>;
 
 /// The timers within a snapshot of the state.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    buckets: Vec<(i64, Position, Raw)>,
+    near: SavedBuckets,
+    far: SavedBuckets,
+    near_until: i64,
     recalled: u64,
     lost: u64,
 }
