@@ -90,7 +90,8 @@ pub struct SendReceipt {
     pub status: SendStatus,
     /// Names a delayed message until it is due: a [`RecallHandle`] as text.
     pub recall_handle: Option<String>,
-    /// Requests that were sent for it; each but the last may have stored another copy (D1).
+    /// Requests that were sent for it; each but the last may have stored another
+    /// copy (D1), unless the producer is idempotent.
     pub tries: u32,
 }
 

@@ -17,6 +17,12 @@ pub struct ClientConfig {
     pub send_timeout: Duration,
     /// Tries after the first, within `send_timeout`.
     pub send_retries: u32,
+    /// Numbers sends, so that their broker stores each once, in order, however
+    /// often it is repeated: a lost answer makes no second copy (D1), and sends
+    /// to one shard may be under way together and still keep their order (R3).
+    /// A repetition stays with its shard. Stormglass's own: other brokers ignore
+    /// the numbers. Halves, delayed and one-way messages have none.
+    pub idempotent: bool,
     /// Sends without an outcome; one more waits (in the handle) or is refused
     /// (by the value).
     pub max_unresolved_sends: usize,
@@ -45,6 +51,7 @@ impl ClientConfig {
             producer_group: "DEFAULT_PRODUCER".to_owned(),
             send_timeout: Duration::from_secs(3),
             send_retries: 2,
+            idempotent: false,
             max_unresolved_sends: 4096,
             default_topic: Some("TBW102".to_owned()),
             default_topic_queues: 4,

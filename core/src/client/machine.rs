@@ -53,7 +53,7 @@ impl ClientCore {
     /// ids.
     pub fn new(config: ClientConfig, seed: u64) -> ClientCore {
         let mut rng = Rng::new(seed);
-        let ids = MessageIds::new(&mut rng);
+        let (ids, number) = (MessageIds::new(&mut rng), Rng::new(!seed).next());
         let drawn = || format!("stormglass@{}", hex(&seed.to_be_bytes()));
         let client_id = config.client_id.clone().unwrap_or_else(drawn);
         let cx = Context {
@@ -70,7 +70,7 @@ impl ClientCore {
         };
         let mut core = ClientCore {
             cx,
-            producer: Producer::new(ids),
+            producer: Producer::new(ids, number),
             asks: Asks::default(),
             checks: Checks::default(),
             consumers: BTreeMap::new(),

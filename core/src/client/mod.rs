@@ -15,6 +15,7 @@ mod progress;
 mod rebalance;
 mod routes;
 mod selection;
+mod series;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -34,7 +35,8 @@ pub use transactions::{Check, Half, MAX_CHECKS};
 
 use crate::wire::{Frame, frame::Packet};
 
-/// Chosen by the owner; names the command in its outcome.
+/// Chosen by the owner, each greater than the ones before; names the command in
+/// its outcome.
 pub type Ticket = u64;
 
 /// A consumer within its client; never reused.

@@ -21,6 +21,9 @@ pub struct Outgoing {
     pub properties: String,
     pub flag: i32,
     pub is_batch: bool,
+    /// Messages in it.
+    pub count: u64,
+    pub is_delayed: bool,
     pub sys_flag: i32,
     pub sharding_key: Option<String>,
     /// Of the first message.
@@ -48,6 +51,8 @@ impl Outgoing {
                     body: message.body,
                     flag: message.flag,
                     is_batch: false,
+                    count: 1,
+                    is_delayed: message.delay.is_some(),
                     sys_flag: 0,
                     sharding_key: message.sharding_key,
                     message_id: id,
@@ -106,6 +111,8 @@ impl Outgoing {
             properties: String::new(),
             flag: 0,
             is_batch: true,
+            count: messages.len() as u64,
+            is_delayed: false,
             sys_flag: 0,
             sharding_key,
             message_id: first_id.unwrap_or_default(),

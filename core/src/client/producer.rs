@@ -14,11 +14,13 @@ use super::{
     outgoing::{MessageIds, Outgoing},
     routes::News,
     selection::{Avoided, Target},
+    series::{End, Numbering},
 };
 use crate::{
     error::Rejected,
     ids::Name,
     message::tag_hash,
+    sequence::Stamp,
     time::Time,
     wire::{
         code,
@@ -39,6 +41,8 @@ pub struct Producer {
     waiting: BTreeMap<Name, Vec<Ticket>>,
     /// Ordered sends of one shard: the first is under way, the others wait (R3).
     lanes: BTreeMap<MessageQueue, VecDeque<Ticket>>,
+    /// Of an idempotent producer.
+    numbering: Numbering,
     /// Queues of one topic take turns.
     turns: BTreeMap<Name, usize>,
     avoided: Avoided,
@@ -49,6 +53,7 @@ struct Send {
     topic: Name,
     target: Target,
     ordered: bool,
+    is_numbered: bool,
     kind: Kind,
     deadline: Time,
     /// Tries after the present one that may leave an unknown outcome.
@@ -59,6 +64,9 @@ struct Send {
     state: State,
     /// The queue of the last try; of an ordered send, its lane.
     queue: Option<MessageQueue>,
+    /// It is to be numbered, and its queue is settled.
+    is_pinned: bool,
+    stamp: Option<Stamp>,
     /// Where the last try went.
     addr: Option<SocketAddr>,
     tried_at: Time,
@@ -86,8 +94,10 @@ enum State {
 }
 
 impl Producer {
-    pub fn new(ids: MessageIds) -> Producer {
+    /// `number` tells idempotent producers apart.
+    pub fn new(ids: MessageIds, number: u64) -> Producer {
         Producer {
+            numbering: Numbering::new(number),
             ids,
             sends: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -119,9 +129,11 @@ impl Producer {
             (None, None) => Target::Any,
         };
         let deadline = cx.now.mono + options.timeout.unwrap_or(cx.config.send_timeout);
+        let is_numbered = cx.config.idempotent && kind == Kind::Message && !outgoing.is_delayed;
         let send = Send {
             topic: outgoing.topic.as_str().into(),
-            ordered: options.ordered && !matches!(target, Target::Any),
+            ordered: options.ordered && !is_numbered && !matches!(target, Target::Any),
+            is_numbered,
             target,
             outgoing,
             kind,
@@ -131,6 +143,8 @@ impl Producer {
             failures: 0,
             state: State::WaitsForRoute,
             queue: None,
+            is_pinned: false,
+            stamp: None,
             addr: None,
             tried_at: cx.now.mono,
             maybe_stored: None,
@@ -188,6 +202,7 @@ impl Producer {
             }
         }
         let queue = match &send.target {
+            _ if send.is_pinned => send.queue.clone(),
             Target::Any => {
                 let turn = self.turns.entry(send.topic.clone()).or_default();
                 let failed = send.queue.as_ref().filter(|_| send.failures > 0);
@@ -201,6 +216,14 @@ impl Producer {
             cx.refresh_route(&send.topic);
             return self.retry_later(cx, ticket, "no broker is there for its shard");
         };
+        if send.is_numbered && send.stamp.is_none() {
+            (send.is_pinned, send.queue) = (true, Some(queue.clone()));
+            send.stamp = self.numbering.number(&queue, ticket, send.outgoing.count);
+            if send.stamp.is_none() {
+                send.state = State::WaitsForTurn;
+                return;
+            }
+        }
         send.state = State::UnderWay;
         send.tried_at = cx.now.mono;
         let header = SendHeader {
@@ -217,9 +240,9 @@ impl Producer {
             unit_mode: Some(false),
             max_reconsume_times: None,
             batch: Some(send.outgoing.is_batch),
-            producer_id: None,
-            producer_epoch: None,
-            sequence: None,
+            producer_id: send.stamp.map(|stamp| stamp.producer),
+            producer_epoch: send.stamp.map(|stamp| stamp.epoch),
+            sequence: send.stamp.map(|stamp| stamp.sequence),
         };
         let (fields, body) = (header.short_fields(), send.outgoing.body.clone());
         let request = match send.outgoing.is_batch {
@@ -274,6 +297,9 @@ impl Producer {
             };
             return self.finish(cx, ticket, result);
         }
+        if frame.code == code::OUT_OF_SEQUENCE && send.stamp.is_some() {
+            return self.on_gap(cx, ticket, &queue, frame.remark);
+        }
         let retry = worth_another_try(frame.code);
         if frame.code == code::TOPIC_NOT_EXIST || frame.code == code::NO_PERMISSION {
             cx.refresh_route(&send.topic);
@@ -285,9 +311,36 @@ impl Producer {
         }
     }
 
-    /// A try may have had an effect: only so many of those.
+    /// The broker misses a message before this one, which is not stored.
+    fn on_gap(&mut self, cx: &mut Context, ticket: Ticket, queue: &MessageQueue, why: String) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        send.maybe_stored = None;
+        if !self.numbering.is_behind_a_gap(queue, ticket) {
+            return self.retry_later(cx, ticket, &why);
+        }
+        send.refusal = Rejected::new(code::OUT_OF_SEQUENCE, why);
+        (send.stamp, send.state) = (None, State::WaitsForTurn);
+        self.next_in_series(cx, queue);
+    }
+
+    /// Sends what waited for its number.
+    fn next_in_series(&mut self, cx: &mut Context, queue: &MessageQueue) {
+        let mut before = None;
+        while let Some(next) = self.numbering.next(queue).filter(|next| Some(*next) != before) {
+            before = Some(next);
+            self.try_send(cx, next);
+        }
+    }
+
+    /// A try may have had an effect: only so many of those, unless its broker
+    /// will know it again.
     fn retry_or_give_up(&mut self, cx: &mut Context, ticket: Ticket) {
         let Some(send) = self.sends.get_mut(&ticket) else { return };
+        if send.stamp.is_some() {
+            send.tries_left = send.tries_left.saturating_sub(1);
+            send.failures += 1;
+            return self.wait_for_retry(cx, ticket);
+        }
         if send.tries_left == 0 {
             return self.give_up(cx, ticket);
         }
@@ -355,6 +408,7 @@ impl Producer {
     pub fn close(&mut self, cx: &mut Context) {
         // Nobody's turn comes any more.
         self.lanes.clear();
+        self.numbering.clear();
         for ticket in self.sends.keys().copied().collect::<Vec<_>>() {
             let Some(send) = self.sends.get_mut(&ticket) else { continue };
             let why = "the client was closed";
@@ -384,8 +438,13 @@ impl Producer {
 
     fn finish(&mut self, cx: &mut Context, ticket: Ticket, result: Result<SendReceipt, SendError>) {
         let Some(send) = self.forget(cx, ticket) else { return };
+        let end = if result.is_ok() { End::Stored } else { End::GivenUp };
         let done = outcome(cx, send.kind, send.addr, result);
         cx.complete(ticket, done);
+        if let Some(queue) = send.queue.as_ref().filter(|_| send.is_pinned) {
+            self.numbering.end(queue, ticket, end);
+            self.next_in_series(cx, queue);
+        }
         self.next_in_lane(cx, ticket, send);
     }
 

@@ -115,10 +115,15 @@ proptest! {
         }
     }
 
-    /// Every send gets one outcome in its time, and the outcome is true.
+    /// Every send gets one outcome in its time, and the outcome is true. Numbered
+    /// ones are stored once, and keep their order although they do not wait for
+    /// each other.
     #[test]
-    fn outcomes_come_in_time_and_are_true(seed: u64) {
-        let mut rig = rig();
+    fn outcomes_come_in_time_and_are_true(seed: u64, idempotent: bool) {
+        let mut config = ClientConfig::new(vec![name_server()]);
+        config.idempotent = idempotent;
+        let mut rig = Rig::with(config);
+        rig.tables.add_topic("orders", &[(1, 2), (2, 2)]);
         rig.meddle = storm(seed, Rc::default());
         let mut rng = Rng::new(!seed);
         let mut sent: BTreeMap<Ticket, (Time, String, bool)> = BTreeMap::new();
@@ -152,6 +157,7 @@ proptest! {
             let (at, done) = rig.outcome(*ticket).unwrap();
             prop_assert!(at.since(*start) <= Duration::from_secs(3), "{:?}", at.since(*start));
             let copies = places.get(body).map_or(&[][..], |copies| copies);
+            prop_assert!(!idempotent || copies.len() <= 1, "{body} is stored {} times", copies.len());
             match done {
                 Done::Sent(Ok(receipt)) => {
                     prop_assert!(copies.len() <= receipt.tries as usize);

@@ -26,8 +26,13 @@ pub struct Tables {
     pub locks: BTreeMap<(SocketAddr, u32), (Option<String>, u64)>,
     /// Positions of messages that were taken back, each with what was asked.
     pub taken: Vec<(SocketAddr, i64, i32, Option<i64>)>,
+    /// The epoch and next number of each numbered series, and where each number
+    /// of it is.
+    pub series: BTreeMap<(SocketAddr, u32, u64), Series>,
     pub held: Vec<(SocketAddr, Frame)>,
 }
+
+pub type Series = (u32, u64, BTreeMap<u64, u64>);
 
 /// The tables hold one topic's queues, and behind them those of the group's
 /// retries.
@@ -88,7 +93,15 @@ impl Tables {
             request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
                 let header = SendHeader::parse(&frame.fields).unwrap();
                 let slot = slot(header.topic, header.queue as u32);
+                let numbered = self.judge_number(addr, slot, &header);
                 let log = self.logs.entry((addr, slot)).or_default();
+                if let Err(code) = numbered {
+                    return Some((code, Fields::default(), Bytes::new()));
+                }
+                if let Ok(Some(offset)) = numbered {
+                    let position = log[offset as usize].position;
+                    return ok(send_reply(addr, header.queue as u32, offset, position));
+                }
                 let mut record = progress::tests::record(log.len() as u64, "a");
                 let position = Position(u64::from(slot) << 32 | record.position.0);
                 record.position = position;
@@ -98,16 +111,8 @@ impl Tables {
                 record.reconsume_times = header.reconsume_times.unwrap_or(0);
                 record.properties = header.properties.unwrap_or_default().to_owned().into();
                 log.push(record);
-                let reply = SendReply {
-                    message_id: &offset_message_id(addr, position),
-                    queue: header.queue as u32,
-                    queue_offset: log.len() as i64 - 1,
-                    transaction_id: None,
-                    region: None,
-                    trace_on: None,
-                    recall_handle: None,
-                };
-                ok(reply.fields())
+                let offset = log.len() as u64 - 1;
+                ok(send_reply(addr, header.queue as u32, offset, position))
             }
             request::GET_CONSUMER_LIST_BY_GROUP => {
                 let body = ConsumerIds { ids: self.members.clone() }.to_bytes();
@@ -198,6 +203,37 @@ impl Tables {
         Some((code::SUCCESS, reply(to as i64).fields(), body.into()))
     }
 
+    /// Where it is already, if it is a repetition.
+    fn judge_number(
+        &mut self,
+        addr: SocketAddr,
+        slot: u32,
+        header: &SendHeader,
+    ) -> Result<Option<u64>, i32> {
+        let (Some(producer), Some(epoch), Some(number)) =
+            (header.producer_id, header.producer_epoch, header.sequence)
+        else {
+            return Ok(None);
+        };
+        let offset = self.logs.get(&(addr, slot)).map_or(0, Vec::len) as u64;
+        let series = self.series.entry((addr, slot, producer)).or_default();
+        if epoch < series.0 {
+            return Err(code::FENCED);
+        }
+        if epoch > series.0 {
+            *series = (epoch, 0, BTreeMap::new());
+        }
+        if number > series.1 {
+            return Err(code::OUT_OF_SEQUENCE);
+        }
+        if number < series.1 {
+            return Ok(Some(series.2[&number]));
+        }
+        series.1 += 1;
+        series.2.insert(number, offset);
+        Ok(None)
+    }
+
     /// Appears in the retry topic at once, whatever the delay.
     fn send_back(&mut self, addr: SocketAddr, frame: &Frame) {
         let header = SendBackHeader::parse(&frame.fields).unwrap();
@@ -242,4 +278,17 @@ impl Tables {
         }
         reply
     }
+}
+
+fn send_reply(addr: SocketAddr, queue: u32, offset: u64, position: Position) -> Fields {
+    let reply = SendReply {
+        message_id: &offset_message_id(addr, position),
+        queue,
+        queue_offset: offset as i64,
+        transaction_id: None,
+        region: None,
+        trace_on: None,
+        recall_handle: None,
+    };
+    reply.fields()
 }
