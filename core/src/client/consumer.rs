@@ -56,6 +56,7 @@ pub struct Consumer {
     next_delivery: u64,
     rebalance_at: Time,
     renew_at: Time,
+    parting: Option<Parting>,
     leaving: Option<Leaving>,
 }
 
@@ -89,6 +90,12 @@ enum History {
     Known {
         fresh: BTreeSet<MessageQueue>,
     },
+}
+
+/// Before it leaves: until then, what was given back may be taken by a broker.
+struct Parting {
+    tickets: Vec<Ticket>,
+    until: Time,
 }
 
 struct Leaving {
@@ -159,6 +166,7 @@ impl Consumer {
             next_delivery: 0,
             rebalance_at: Time::MAX,
             renew_at: Time::MAX,
+            parting: None,
             leaving: None,
         })
     }
@@ -168,7 +176,7 @@ impl Consumer {
     }
 
     pub fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
+        self.leaving.is_some() || self.parting.is_some()
     }
 
     /// What brokers are told of this member.
@@ -189,7 +197,7 @@ impl Consumer {
 
     /// Hands out what the application has room for.
     pub fn deliver(&mut self, cx: &mut Context) {
-        while self.outstanding.len() < self.config.max_outstanding {
+        while self.outstanding.len() < self.config.max_outstanding && !self.is_leaving() {
             let after = self.ready.range((Bound::Excluded(self.turn), Bound::Unbounded)).next();
             let Some(number) = after.or_else(|| self.ready.first()).copied() else { return };
             self.turn = number;
@@ -301,8 +309,8 @@ impl Consumer {
     }
 
     pub fn on_commit_timer(&mut self, cx: &mut Context) {
-        if self.leaving.is_some() {
-            return;
+        if self.is_leaving() {
+            return self.part(cx);
         }
         cx.timers.set(cx.now.mono + self.config.commit_interval, Timer::Commit(self.id));
         self.look_for_overdue(cx);

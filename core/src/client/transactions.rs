@@ -9,7 +9,7 @@ use super::{Output, Received, SendError, SendReceipt, context::Context};
 use crate::{
     error::Rejected,
     ids::{Name, Shard},
-    message::{Properties, Record, property},
+    message::{Properties, Record, offset_message_id, property},
     time::Time,
     wire::{
         Fields, Frame, code,
@@ -35,6 +35,8 @@ pub struct Half {
     pub half_offset: i64,
     /// The id that its producer gave (`UNIQ_KEY`), or else the broker's.
     pub message_id: String,
+    /// The id that the broker gave: an operator names the half by it.
+    pub offset_message_id: String,
     /// The producers that may decide.
     pub producer_group: Name,
     /// Known from a check.
@@ -65,6 +67,7 @@ impl Half {
             position,
             half_offset: receipt.queue_offset as i64,
             message_id: receipt.message_id,
+            offset_message_id: receipt.offset_message_id,
             producer_group: cx.config.producer_group.as_str().into(),
             from_check: false,
         })
@@ -209,6 +212,10 @@ fn parse(
         position: header.position,
         half_offset: header.half_offset,
         message_id: message.message_id(),
+        offset_message_id: match header.offset_message_id {
+            Some(id) => id.to_owned(),
+            None => offset_message_id(message.record.store_host, message.record.position),
+        },
         producer_group: group,
         from_check: true,
         addr,

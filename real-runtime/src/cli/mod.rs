@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod consume;
 mod dlq;
+mod duration;
 mod group;
 mod link;
 mod members;

@@ -5,15 +5,17 @@ use std::{
     error::Error,
     io::{self, BufRead, Write},
     thread,
+    time::Duration,
 };
 
-use clap::Args;
-use serde_json::json;
-use stormglass::{Client, Message, SendError, SendOptions, SendReceipt};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use stormglass::{Client, Delay, Half, Message, Resolution, SendOptions, SendReceipt};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     admin::{Admin, Server},
+    duration,
     output::Format,
 };
 
@@ -36,6 +38,20 @@ pub struct Produce {
     /// All messages go to the one queue that this key chooses, in order.
     #[arg(long, value_name = "KEY")]
     sharding_key: Option<String>,
+    /// Consumers see it after this time: 500ms, 30s, 5m, 2h, 3d.
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    delay: Option<Duration>,
+    /// Consumers see it at this time: milliseconds since 1970 in UTC.
+    #[arg(long, value_name = "MS", conflicts_with = "delay")]
+    deliver_at: Option<i64>,
+    /// Send each message as a transaction's, unseen, and then say this of it.
+    /// What is left unknown can be settled with `stormglass txn`.
+    #[arg(long, value_enum, value_name = "OUTCOME")]
+    #[arg(conflicts_with_all = ["delay", "deliver_at"])]
+    transaction: Option<Outcome>,
+    /// Number the messages, so that none is stored twice.
+    #[arg(long)]
+    idempotent: bool,
     /// Producer group.
     #[arg(short, long, default_value = "stormglass-cli")]
     group: String,
@@ -46,7 +62,20 @@ pub struct Produce {
     server: Server,
 }
 
-type Sent = (u64, Result<SendReceipt, SendError>);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Outcome {
+    Commit,
+    Rollback,
+    Unknown,
+}
+
+/// What became of one line.
+type Sent = (u64, Result<Stored, Box<dyn Error + Send + Sync>>);
+
+enum Stored {
+    Message(SendReceipt),
+    Half(Half),
+}
 
 impl Produce {
     pub async fn run(self) -> Result<(), Box<dyn Error>> {
@@ -56,6 +85,7 @@ impl Produce {
             .name_server(&self.server.name_server)
             .group(&self.group)
             .send_timeout(self.server.timeout())
+            .config(|config| config.idempotent = self.idempotent)
             .build()
             .await?;
         let mut bodies = match self.message.clone() {
@@ -76,7 +106,9 @@ impl Produce {
             let (client, message) = (client.clone(), self.message(body?));
             let options =
                 SendOptions { ordered: self.sharding_key.is_some(), ..SendOptions::default() };
-            sending.spawn(async move { (line, client.send_with(message, options).await) });
+            let transaction = self.transaction;
+            sending
+                .spawn(async move { (line, send(&client, message, options, transaction).await) });
             // What is finished meanwhile is told now, not at the end of the input.
             while let Some(done) = sending.try_join_next() {
                 self.finish(Some(done))?;
@@ -94,6 +126,7 @@ impl Produce {
         message.tag = self.tag.clone();
         message.keys = self.key.clone();
         message.sharding_key = self.sharding_key.clone();
+        message.delay = self.delay.map(Delay::After).or(self.deliver_at.map(Delay::At));
         message
     }
 
@@ -102,20 +135,69 @@ impl Produce {
         done: Option<Result<Sent, tokio::task::JoinError>>,
     ) -> Result<(), Box<dyn Error>> {
         let Some((line, sent)) = done.transpose()? else { return Ok(()) };
-        let receipt = sent.map_err(|error| format!("message {line}: {error}"))?;
+        let stored = sent.map_err(|error| format!("message {line}: {error}"))?;
         let text = match self.output {
-            Format::Table => {
-                format!("{} {} {}", receipt.shard, receipt.queue_offset, receipt.message_id)
-            }
-            Format::Json => json!({
-                "topic": &*receipt.shard.topic,
-                "queue": receipt.shard.queue,
-                "offset": receipt.queue_offset,
-                "id": receipt.message_id,
-            })
-            .to_string(),
+            Format::Table => stored.as_line(),
+            Format::Json => stored.as_json().to_string(),
         };
         Ok(writeln!(io::stdout(), "{text}")?)
+    }
+}
+
+async fn send(
+    client: &Client,
+    message: Message,
+    options: SendOptions,
+    transaction: Option<Outcome>,
+) -> Result<Stored, Box<dyn Error + Send + Sync>> {
+    let Some(outcome) = transaction else {
+        return Ok(Stored::Message(client.send_with(message, options).await?));
+    };
+    let half = client.send_half(message, options).await?;
+    let resolution = match outcome {
+        Outcome::Commit => Resolution::Commit,
+        Outcome::Rollback => Resolution::Rollback,
+        Outcome::Unknown => return Ok(Stored::Half(half)),
+    };
+    client.end_transaction(&half, resolution).await?;
+    Ok(Stored::Half(half))
+}
+
+impl Stored {
+    fn as_line(&self) -> String {
+        match self {
+            Stored::Message(SendReceipt {
+                shard, message_id, recall_handle: Some(handle), ..
+            }) => {
+                format!("{shard} delayed {message_id} {handle}")
+            }
+            Stored::Message(receipt) => {
+                format!("{} {} {}", receipt.shard, receipt.queue_offset, receipt.message_id)
+            }
+            Stored::Half(half) => {
+                format!("{} half {} {}", half.shard, half.message_id, half.offset_message_id)
+            }
+        }
+    }
+
+    fn as_json(&self) -> Value {
+        match self {
+            Stored::Message(receipt) => json!({
+                "topic": &*receipt.shard.topic,
+                "queue": receipt.shard.queue,
+                // A delayed message gets its offset when it is due.
+                "offset": receipt.recall_handle.is_none().then_some(receipt.queue_offset),
+                "id": receipt.message_id,
+                "recall": receipt.recall_handle,
+            }),
+            Stored::Half(half) => json!({
+                "topic": &*half.shard.topic,
+                "queue": half.shard.queue,
+                "offset": null,
+                "id": half.message_id,
+                "half": half.offset_message_id,
+            }),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Call, Consumer, Leaving,
+    Call, Consumer, Leaving, Parting,
     queue::{Owned, Stage, update_offset},
 };
 use crate::{
@@ -48,7 +48,7 @@ impl Consumer {
     }
 
     pub fn on_rebalance_timer(&mut self, cx: &mut Context) {
-        if self.leaving.is_some() || cx.now.mono < self.rebalance_at {
+        if self.is_leaving() || cx.now.mono < self.rebalance_at {
             return;
         }
         self.rebalance_at = Time::MAX;
@@ -175,12 +175,28 @@ impl Consumer {
 
 /// Leaving.
 impl Consumer {
-    /// Stores what is processed, then leaves the group.
+    /// Stores what is processed, then leaves the group; first of all, what the
+    /// application gave back goes to a broker.
     pub fn leave(&mut self, cx: &mut Context, ticket: Option<Ticket>) {
         if let Some(leaving) = &mut self.leaving {
             leaving.tickets.extend(ticket);
             return;
         }
+        let parting = self.parting.get_or_insert_with(|| {
+            let until = cx.now.mono + cx.config.request_timeout;
+            cx.timers.set(until, Timer::Commit(self.id));
+            Parting { tickets: Vec::new(), until }
+        });
+        parting.tickets.extend(ticket);
+        self.ready.clear();
+        self.part(cx);
+    }
+
+    /// Leaves, once nothing waits for a broker to take it, or it took too long.
+    pub(super) fn part(&mut self, cx: &mut Context) {
+        let is_due =
+            |parting: &mut Parting| self.returns.is_empty() || parting.until <= cx.now.mono;
+        let Some(Parting { tickets, .. }) = self.parting.take_if(is_due) else { return };
         let (mut commits, mut unlocks) = (Vec::new(), Vec::new());
         for owned in self.queues.values() {
             let queue = &owned.queue;
@@ -204,7 +220,7 @@ impl Consumer {
         self.outstanding.clear();
         self.returns.clear();
         self.tell_assigned(cx);
-        let (tickets, owed) = (ticket.into_iter().collect(), commits.len());
+        let owed = commits.len();
         self.leaving = Some(Leaving { tickets, owed, unlocks, unregistered: false });
         for (addr, fields) in commits {
             self.say_farewell(cx, addr, request::UPDATE_CONSUMER_OFFSET, fields, Bytes::new());

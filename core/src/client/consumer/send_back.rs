@@ -92,7 +92,7 @@ impl Consumer {
         let Some(owned) = self.queues.get(&back.at.0) else {
             // Another member has the queue now, and will get the message.
             self.returns.remove(&id);
-            return;
+            return self.part(cx);
         };
         let (queue, epoch) = (owned.queue.clone(), owned.lock_epoch());
         let request = match back.path {
@@ -180,15 +180,14 @@ impl Consumer {
                 let (number, offset) = back.at;
                 self.returns.remove(&id);
                 self.finish(cx, number, offset);
+                self.part(cx);
             }
             // Another member has the queue, and will get the message.
             (SendBack::Refused { code: code::FENCED }, _) => {
                 let (number, _) = back.at;
                 self.returns.remove(&id);
                 self.start_over(cx, number);
-            }
-            (SendBack::Refused { code: code::REQUEST_CODE_NOT_SUPPORTED }, Path::Back) => {
-                self.redeliver_here(cx, id);
+                self.part(cx);
             }
             (SendBack::Lost, Path::Back) if back.unanswered + 1 < PATIENCE => {
                 back.unanswered += 1;
@@ -212,18 +211,6 @@ impl Consumer {
             let topic = owned.queue.topic.clone();
             cx.refresh_route(&topic);
         }
-    }
-
-    /// Its broker knows no send-back.
-    fn redeliver_here(&mut self, cx: &mut Context, id: u64) {
-        let Some(Return { at: (number, offset), fate, .. }) = self.returns.remove(&id) else {
-            return;
-        };
-        let delay = match fate {
-            Fate::After(delay) => delay,
-            _ => self.config.redelivery_delay,
-        };
-        self.suspend(cx, number, offset, delay);
     }
 
     fn tell_send_back(&self, cx: &mut Context, id: u64, step: SendBack) {

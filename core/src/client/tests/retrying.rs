@@ -172,3 +172,34 @@ fn a_return_ends_with_the_ownership_of_its_queue() {
     assert_eq!(rig.requests_of(request::CONSUMER_SEND_MSG_BACK).len(), 1);
     assert_eq!(stored(&rig, 0), Some(0));
 }
+
+/// What was given back is taken before the member leaves: nobody gets it twice.
+#[test]
+fn a_member_that_leaves_waits_for_its_returns_but_not_for_ever() {
+    let mut rig = rig(2);
+    let id = subscribe(&mut rig, config());
+    rig.meddle = Box::new(|_, frame| match frame.code {
+        request::CONSUMER_SEND_MSG_BACK => Fate::Silence,
+        _ => Fate::Answer,
+    });
+    settle_all(&mut rig, Verdict::Retry);
+    let ticket = rig.command(Command::CloseConsumer(id));
+    assert!(rig.outcome(ticket).is_none());
+    for frame in
+        rig.requests_of(request::CONSUMER_SEND_MSG_BACK).into_iter().cloned().collect::<Vec<_>>()
+    {
+        rig.reply(broker(1), &frame, (code::SUCCESS, Fields::default(), Bytes::new()));
+    }
+    rig.settle_down();
+    assert_eq!((rig.outcome(ticket).unwrap().1, stored(&rig, 0)), (&Done::Closed, Some(2)));
+
+    let id = subscribe(&mut rig, config());
+    rig.tables.fill(broker(1), 0, 1);
+    rig.wake_held();
+    settle_all(&mut rig, Verdict::Retry);
+    let (asked, ticket) = (rig.now, rig.command(Command::CloseConsumer(id)));
+    rig.run_for(Duration::from_secs(10));
+    let (at, done) = rig.outcome(ticket).unwrap();
+    assert_eq!((done, stored(&rig, 0)), (&Done::Closed, Some(2)));
+    assert!(at.since(asked) <= Duration::from_secs(3));
+}

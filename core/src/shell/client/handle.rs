@@ -107,7 +107,9 @@ impl Client {
         }
     }
 
-    pub(super) async fn send_half(
+    /// Sends a message that nobody sees before its transaction is committed. For
+    /// those who take no checks: others use [`transactions`](Client::transactions).
+    pub async fn send_half(
         &self,
         message: Message,
         options: SendOptions,

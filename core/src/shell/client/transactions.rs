@@ -35,6 +35,17 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Says what becomes of a half; see [`Transactions::end`].
+    pub async fn end_transaction(
+        &self,
+        half: &Half,
+        resolution: Resolution,
+    ) -> Result<(), ClientError> {
+        self.ask(Ask::EndTransaction { half: half.clone(), resolution }).await.map(drop)
+    }
+}
+
 /// Begins and ends transactions.
 #[derive(Clone)]
 pub struct Transactions {
@@ -61,7 +72,7 @@ impl Transactions {
     /// decision that reaches the broker stands and may be repeated; a contrary
     /// one is refused. When nobody answers the broker will ask.
     pub async fn end(&self, half: &Half, resolution: Resolution) -> Result<(), ClientError> {
-        self.client.ask(Ask::EndTransaction { half: half.clone(), resolution }).await.map(drop)
+        self.client.end_transaction(half, resolution).await
     }
 }
 
@@ -90,8 +101,7 @@ pub struct Check {
 
 impl Check {
     pub async fn answer(&self, resolution: Resolution) -> Result<(), ClientError> {
-        let half = self.half.clone();
-        self.client.ask(Ask::EndTransaction { half, resolution }).await.map(drop)
+        self.client.end_transaction(&self.half, resolution).await
     }
 }
 
