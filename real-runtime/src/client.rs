@@ -81,6 +81,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Numbers sends, so that Stormglass stores each of them once and in order,
+    /// however often it is repeated. See
+    /// [`ClientConfig::idempotent`](stormglass_core::client::ClientConfig::idempotent).
+    pub fn idempotent(mut self) -> ClientBuilder {
+        self.config.idempotent = true;
+        self
+    }
+
     /// Sends without an outcome; one more waits for its turn. The default is
     /// 4096.
     pub fn max_unresolved_sends(mut self, sends: usize) -> ClientBuilder {

@@ -30,10 +30,46 @@
 //!             println!("{text}");
 //!             message.ack();
 //!         }
+//!         // Again in 10 s. `retry()` leaves it to the group's back-off, and
+//!         // `dead_letter()` gives it up.
 //!         Err(_) => message.nack(Duration::from_secs(10)),
 //!     }
 //! }
 //! # Ok(())
+//! # }
+//! ```
+//!
+//! Messages can be delayed, and taken back before they are due:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use stormglass::{Client, Message};
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let reminder = Message::new("reminders", "17 is not paid").deliver_after(Duration::from_secs(86_400));
+//! let receipt = client.send(reminder).await?;
+//! if let Some(handle) = receipt.recall_handle {
+//!     client.recall(&handle).await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Any number of workers can share a queue, message by message, each under a
+//! lease:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use stormglass::Client;
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let worker = client.pop_consumer("thumbnails", "uploads", "*");
+//! loop {
+//!     let lease = Duration::from_secs(60);
+//!     for popped in worker.receive(8, lease, Duration::from_secs(15)).await? {
+//!         println!("attempt {} at {:?}", popped.message.attempts, popped.message.body());
+//!         // Without this it comes again, to some worker, after a minute.
+//!         worker.ack(&popped.lease).await?;
+//!     }
+//! }
 //! # }
 //! ```
 //!

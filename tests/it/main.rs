@@ -2,6 +2,7 @@
 mod broker;
 mod check_back_lab;
 mod clients;
+mod commands;
 mod conformance;
 mod crash_points;
 mod oracles_bite;

@@ -3,6 +3,7 @@
 
 mod locks;
 mod membership;
+mod owned;
 mod queue;
 mod send_back;
 mod start;
@@ -34,7 +35,7 @@ use crate::{
         code,
     },
 };
-use queue::Owned;
+use owned::Owned;
 use send_back::{Fate, Return, retry_topic};
 
 pub struct Consumer {

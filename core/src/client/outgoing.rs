@@ -69,9 +69,6 @@ impl Outgoing {
         ids: &mut MessageIds,
         wall: i64,
     ) -> Result<Outgoing, Rejected> {
-        if message.delay.is_some() {
-            return Err(illegal("a transaction's message cannot be delayed"));
-        }
         let message =
             message.property(property::TRAN_MSG, "true").property(property::PGROUP, producer_group);
         let half = Outgoing::new(vec![message], ids, wall)?;

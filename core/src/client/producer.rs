@@ -1,6 +1,9 @@
 //! Sends: each gets one outcome in its time, whatever happens to brokers and
 //! links on the way.
 
+mod outcome;
+mod turns;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -8,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Done, Half, Message, MessageQueue, SendError, SendOptions, SendReceipt, SendStatus, Ticket,
+    Done, Message, MessageQueue, SendError, SendOptions, SendReceipt, SendStatus, Ticket,
     api::worth_another_try,
     context::{CallFailed, Context, Purpose, Reply, Timer},
     outgoing::{MessageIds, Outgoing},
@@ -22,15 +25,11 @@ use crate::{
     message::tag_hash,
     sequence::Stamp,
     time::Time,
-    wire::{
-        code,
-        header::{SendHeader, SendReply},
-        request,
-    },
+    wire::{code, header::SendHeader, request},
 };
 
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+use outcome::{outcome, receipt};
+
 /// A try shorter than this proves nothing about the broker.
 const SHORTEST_TRY: Duration = Duration::from_millis(50);
 
@@ -311,70 +310,6 @@ impl Producer {
         }
     }
 
-    /// The broker misses a message before this one, which is not stored.
-    fn on_gap(&mut self, cx: &mut Context, ticket: Ticket, queue: &MessageQueue, why: String) {
-        let Some(send) = self.sends.get_mut(&ticket) else { return };
-        send.maybe_stored = None;
-        if !self.numbering.is_behind_a_gap(queue, ticket) {
-            return self.retry_later(cx, ticket, &why);
-        }
-        send.refusal = Rejected::new(code::OUT_OF_SEQUENCE, why);
-        (send.stamp, send.state) = (None, State::WaitsForTurn);
-        self.next_in_series(cx, queue);
-    }
-
-    /// Sends what waited for its number.
-    fn next_in_series(&mut self, cx: &mut Context, queue: &MessageQueue) {
-        let mut before = None;
-        while let Some(next) = self.numbering.next(queue).filter(|next| Some(*next) != before) {
-            before = Some(next);
-            self.try_send(cx, next);
-        }
-    }
-
-    /// A try may have had an effect: only so many of those, unless its broker
-    /// will know it again.
-    fn retry_or_give_up(&mut self, cx: &mut Context, ticket: Ticket) {
-        let Some(send) = self.sends.get_mut(&ticket) else { return };
-        if send.stamp.is_some() {
-            send.tries_left = send.tries_left.saturating_sub(1);
-            send.failures += 1;
-            return self.wait_for_retry(cx, ticket);
-        }
-        if send.tries_left == 0 {
-            return self.give_up(cx, ticket);
-        }
-        send.tries_left -= 1;
-        let elsewhere = matches!(send.target, Target::Any)
-            && cx.route(&send.topic, true).is_some_and(|route| {
-                let failed = send.queue.as_ref().map(|queue| &queue.broker);
-                route.writable.iter().any(|queue| Some(&queue.broker) != failed)
-            });
-        send.failures += 1;
-        if elsewhere {
-            return self.try_send(cx, ticket);
-        }
-        self.wait_for_retry(cx, ticket);
-    }
-
-    /// Nothing was sent: try again as long as there is time.
-    fn retry_later(&mut self, cx: &mut Context, ticket: Ticket, why: &str) {
-        let Some(send) = self.sends.get_mut(&ticket) else { return };
-        send.refusal = Rejected::new(code::SERVICE_NOT_AVAILABLE, why);
-        send.failures += 1;
-        self.wait_for_retry(cx, ticket);
-    }
-
-    fn wait_for_retry(&mut self, cx: &mut Context, ticket: Ticket) {
-        let Some(send) = self.sends.get_mut(&ticket) else { return };
-        let delay = cx.backoff(FIRST_RETRY, send.failures - 1, LAST_RETRY);
-        let at = cx.now.mono + delay;
-        send.state = State::WaitsForRetry(at);
-        if at < send.deadline {
-            cx.timers.set(at, Timer::Send(ticket));
-        }
-    }
-
     pub fn on_timer(&mut self, cx: &mut Context, ticket: Ticket) {
         let Some(send) = self.sends.get(&ticket) else { return };
         if cx.now.mono >= send.deadline {
@@ -461,53 +396,4 @@ impl Producer {
         }
         Some(send)
     }
-
-    fn next_in_lane(&mut self, cx: &mut Context, ticket: Ticket, send: Send) {
-        let Some(queue) = send.queue.filter(|_| send.ordered) else { return };
-        let Some(lane) = self.lanes.get_mut(&queue) else { return };
-        let was_first = lane.front() == Some(&ticket);
-        lane.retain(|other| *other != ticket);
-        match lane.front().copied() {
-            Some(next) if was_first => self.try_send(cx, next),
-            Some(_) => {}
-            None => {
-                self.lanes.remove(&queue);
-            }
-        }
-    }
-}
-
-fn outcome(
-    cx: &Context,
-    kind: Kind,
-    addr: Option<SocketAddr>,
-    result: Result<SendReceipt, SendError>,
-) -> Done {
-    match (kind, addr, result) {
-        (Kind::Message, _, result) => Done::Sent(result),
-        (Kind::OneWay, _, result) => Done::HandedOver(result.map(drop)),
-        (Kind::Half, Some(addr), Ok(receipt)) => Done::HalfSent(Half::sent(cx, addr, receipt)),
-        (Kind::Half, _, result) => Done::HalfSent(Err(result.expect_err("sent to no address"))),
-    }
-}
-
-fn receipt(
-    send: &Send,
-    queue: &MessageQueue,
-    status: SendStatus,
-    fields: &crate::wire::Fields,
-) -> Result<SendReceipt, Rejected> {
-    let reply = SendReply::parse(fields)?;
-    let queue_offset = u64::try_from(reply.queue_offset)
-        .map_err(|_| Rejected::bad_field("queueOffset", "is negative"))?;
-    Ok(SendReceipt {
-        shard: crate::ids::Shard { topic: send.topic.clone(), queue: reply.queue },
-        broker_name: queue.broker.clone(),
-        queue_offset,
-        message_id: send.outgoing.message_id.clone(),
-        offset_message_id: reply.message_id.to_owned(),
-        status,
-        recall_handle: reply.recall_handle.map(str::to_owned),
-        tries: send.tries,
-    })
 }

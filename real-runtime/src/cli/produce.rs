@@ -47,7 +47,6 @@ pub struct Produce {
     /// Send each message as a transaction's, unseen, and then say this of it.
     /// What is left unknown can be settled with `stormglass txn`.
     #[arg(long, value_enum, value_name = "OUTCOME")]
-    #[arg(conflicts_with_all = ["delay", "deliver_at"])]
     transaction: Option<Outcome>,
     /// Number the messages, so that none is stored twice.
     #[arg(long)]

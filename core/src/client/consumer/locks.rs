@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::{
     Call, Consumer,
-    queue::{Owned, Stage, update_offset},
+    owned::{Owned, Stage},
+    queue::update_offset,
 };
 use crate::{
     client::{

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Call, Consumer, Leaving, Parting,
-    queue::{Owned, Stage, update_offset},
+    owned::{Owned, Stage},
+    queue::update_offset,
 };
 use crate::{
     client::{

@@ -5,7 +5,8 @@ use bytes::Bytes;
 
 use super::{
     Call, Consumer, History,
-    queue::{Owned, Stage, query_offset},
+    owned::{Owned, Stage},
+    queue::query_offset,
 };
 use crate::{
     client::{
