@@ -147,7 +147,9 @@ impl Consumer {
         }
         self.renew_at = Time::MAX;
         let mut by_broker: BTreeMap<Name, Vec<u64>> = BTreeMap::new();
-        for (number, owned) in self.queues.iter().filter(|(_, owned)| owned.lock.is_some()) {
+        // A renewal that arrives after the unlocking would lock anew, for nobody.
+        let is_renewed = |owned: &Owned| owned.lock.is_some() && !owned.is_released();
+        for (number, owned) in self.queues.iter().filter(|(_, owned)| is_renewed(owned)) {
             by_broker.entry(owned.queue.broker.clone()).or_default().push(*number);
         }
         if by_broker.is_empty() {

@@ -242,3 +242,29 @@ fn a_lock_that_was_asked_for_and_is_not_needed_is_given_back() {
     rig.run_for(Duration::from_secs(5));
     assert_eq!(lock_of(&rig, 1), (None, 1));
 }
+
+/// A renewal behind the unlocking would lock the queue for nobody.
+#[test]
+fn a_lock_that_is_being_given_up_is_not_renewed() {
+    let mut rig = rig_with_queues(2, 3);
+    let mut config = orderly();
+    config.lock_renewal = Duration::from_secs(1);
+    subscribe(&mut rig, config);
+    for (id, _) in take_offsets(&mut rig) {
+        rig.settle(id, Verdict::Ack);
+    }
+    for (id, _) in take_offsets(&mut rig) {
+        rig.settle(id, Verdict::Ack);
+    }
+    rig.meddle = Box::new(|_, frame| match frame.code {
+        request::UNLOCK_BATCH_MQ => Fate::LoseReply,
+        _ => Fate::Answer,
+    });
+    for (id, _) in take_offsets(&mut rig) {
+        rig.settle(id, Verdict::Ack);
+    }
+    share(&mut rig);
+    assert_eq!(lock_of(&rig, 1), (None, 1));
+    rig.run_for(Duration::from_secs(30));
+    assert_eq!(lock_of(&rig, 1), (None, 1));
+}
