@@ -165,6 +165,10 @@ impl Consumer {
             Ok(frame) if frame.code == code::SUCCESS || frame.code == code::QUERY_NOT_FOUND => {
                 Some(frame)
             }
+            Ok(frame) if frame.code == code::FENCED => {
+                self.start_over(cx, number);
+                None
+            }
             _ => {
                 self.try_again(cx, number);
                 None

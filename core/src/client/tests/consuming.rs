@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::{body as wire_body, header::ResetOffsetHeader};
 
 const GROUP: &str = "g";
 
@@ -342,4 +343,56 @@ fn a_pull_reader_keeps_its_own_place() {
     rig.command(ask(QueueAsk::Commit { group: "reader".into(), offset: 7 }));
     let ticket = rig.command(committed());
     assert_eq!(rig.outcome(ticket).unwrap().1, &Done::Answered(Ok(Answer::Committed(Some(7)))));
+}
+
+/// O4: the group was set to another offset while this member was about to store
+/// where it starts. It asks again where the group stands.
+#[test]
+fn a_start_that_a_reset_overtook_is_asked_for_again() {
+    let mut rig = rig_with_queues(1, 10);
+    let mut refusals = 1;
+    rig.meddle = Box::new(move |_, frame| match frame.code {
+        request::UPDATE_CONSUMER_OFFSET if refusals > 0 => {
+            refusals -= 1;
+            Fate::Refuse(code::FENCED)
+        }
+        _ => Fate::Answer,
+    });
+    subscribe(&mut rig, config());
+    rig.tables.offsets.insert((broker(1), 0), 7);
+    rig.run_for(Duration::from_secs(2));
+    assert_eq!(take_offsets(&mut rig)[0].1, 7);
+}
+
+/// O4: a reset voids what was pulled and what the application says of it.
+#[test]
+fn a_reset_is_not_undone_by_what_was_in_hand() {
+    let mut rig = rig_with_queues(1, 10);
+    subscribe(&mut rig, config());
+    let in_hand = take_offsets(&mut rig);
+    rig.tables.offsets.insert((broker(1), 0), 4);
+    let queue = wire_body::MessageQueue::new("orders", &broker_name(1), 0);
+    let reset = wire_body::ResetOffset { queue, offset: 4, reset_epoch: Some(1) };
+    let body = wire_body::ResetOffsets { offsets: vec![reset] }.to_bytes();
+    let header = ResetOffsetHeader {
+        topic: "orders",
+        group: GROUP,
+        timestamp: 0,
+        force: true,
+        queue: None,
+        offset: None,
+    };
+    let code = request::RESET_CONSUMER_CLIENT_OFFSET;
+    rig.request(broker(1), Frame::request(code, 9, header.fields(), body).one_way());
+    let again = take_offsets(&mut rig);
+    assert_eq!((again.len(), again[0].1), (6, 4));
+    assert!(rig.changes.iter().any(|change| matches!(
+        change,
+        Change::Reading { offset: 4, source: OffsetSource::Reset, .. }
+    )));
+    for (id, _) in in_hand {
+        rig.settle(id, Verdict::Ack);
+    }
+    rig.run_for(Duration::from_secs(6));
+    assert_eq!(stored(&rig, 0), Some(4));
 }
