@@ -3,11 +3,14 @@
 
 mod backlog_isolation;
 mod broadcast_and_filter;
+mod check_back;
+mod delay_accuracy;
 mod durability_contract;
 mod durable_visibility;
 mod exclusivity;
 mod fault_honesty;
 mod honest_replies;
+mod lease;
 mod licensed_duplicates;
 mod liveness;
 mod no_loss;
@@ -15,9 +18,11 @@ mod no_phantom;
 mod no_resurrection;
 mod offsets;
 mod producer_order;
+mod retry_and_dlq;
 mod shard_order;
 mod slot_agreement;
 mod tale;
+mod transaction_atomicity;
 
 use stormglass_sim::{history::OffsetSource, oracle::PROMISES};
 

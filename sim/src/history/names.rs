@@ -226,6 +226,10 @@ impl Names {
         &self.lanes.all
     }
 
+    pub fn groups(&self) -> &[Arc<str>] {
+        &self.groups.all
+    }
+
     pub fn shards(&self) -> &[ShardName] {
         &self.shards.all
     }

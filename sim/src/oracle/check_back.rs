@@ -3,21 +3,23 @@
 //! producer count, and one that was given up on is parked once, where an
 //! operator finds it (T5, T7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Facts, Oracle, Verdict, Violation, facts::Message, held::Half};
-use crate::history::{Event, EventKind, Held, LaneId, MessageId, Names};
+use crate::history::{Event, EventKind, LaneId, MessageId, Names};
 
 /// How long all must have been well: by then connections that broke without a
 /// word are known to be broken, and producers are known to the broker again.
 const CALM_MICROS: u64 = 20_000_000;
+/// With more halves than this, checks come in bounded bursts (T12).
+const AT_ONCE: usize = 100;
 /// What is on its way may still arrive for so long.
 const ECHO_MICROS: u64 = 2_000_000;
 
 #[derive(Debug, Default)]
 pub struct CheckBack {
     /// By when each undecided half must have been asked about.
-    due: BTreeMap<(u64, MessageId), ()>,
+    due: BTreeSet<(u64, MessageId)>,
     /// Checks that came while all was well: each of these counts.
     counted: BTreeMap<MessageId, u32>,
 }
@@ -28,6 +30,11 @@ pub enum Breach {
     NotAsked {
         message: MessageId,
         for_micros: u64,
+    },
+    /// It was too young, or had asked for time (T7), by the broker's clock (T11).
+    AskedTooEarly {
+        message: MessageId,
+        by_micros: u64,
     },
     /// Asked more often than agreed.
     AskedTooOften {
@@ -65,8 +72,8 @@ impl Oracle for CheckBack {
         match &event.kind {
             EventKind::SendHeld { op, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
-                if let Some(Held::Half) = facts.message(op.message).and_then(|sent| sent.held) {
-                    self.expect(op.message, event.at + facts.context.check_after, facts);
+                if let Some((_, half)) = half_of(op.message, facts) {
+                    self.expect(op.message, event.at + age_at_check(half, facts), facts);
                 }
                 Ok(())
             }
@@ -92,28 +99,24 @@ impl CheckBack {
     /// It must be asked about a round after this at the latest.
     fn expect(&mut self, message: MessageId, from: u64, facts: &Facts) {
         let by = from + facts.context.check_every + ECHO_MICROS;
-        self.due.insert((by, message), ());
+        self.due.insert((by, message));
     }
 
     fn look_for_the_forgotten(&mut self, facts: &Facts) -> Verdict {
-        while let Some(((by, id), ())) = self.due.first_key_value() {
-            let (by, id) = (*by, *id);
-            if by >= facts.now {
-                return Ok(());
-            }
-            self.due.remove(&(by, id));
+        while let Some((by, id)) = self.due.first().copied().filter(|(by, _)| *by < facts.now) {
+            self.due.pop_first();
             let Some((message, half)) = half_of(id, facts) else { continue };
             let is_open = half.checked.is_none() && half.told.is_none() && half.parked.is_none();
             let is_gone = message.lost.is_some() || message.seen.is_some();
-            if !is_open || is_gone || facts.context.check_after == 0 {
+            if !is_open || is_gone {
                 continue;
             }
             let (disturbed, _) = facts.disturbed;
             let well_since = by - facts.context.check_every - ECHO_MICROS;
             let can_be_asked = half.group.is_some_and(|group| facts.has_producer(group));
-            if !can_be_asked || !facts.calm_for(facts.now.saturating_sub(well_since) + CALM_MICROS)
-            {
-                // Ask again once all has been well for long enough.
+            let calm = facts.calm_for(facts.now.saturating_sub(well_since) + CALM_MICROS);
+            if !can_be_asked || !calm || self.due.len() > AT_ONCE {
+                // Look again once all has been well for long enough.
                 let again = (disturbed + CALM_MICROS).max(facts.now);
                 self.expect(id, again, facts);
                 continue;
@@ -133,6 +136,10 @@ impl CheckBack {
             let sent = facts.message(id).map(|message| message.begun);
             return Err(Violation::new(Breach::WrongProducer { message: id, lane }, facts, sent));
         };
+        if let Some(by_micros) = too_young(message, half, facts) {
+            let breach = Breach::AskedTooEarly { message: id, by_micros };
+            return Err(Violation::new(breach, facts, [message.begun]));
+        }
         if let Some(ended) = facts.decision(message).filter(|_| message.most_copies() <= 1) {
             let after_micros = facts.now - ended.at;
             if after_micros > ECHO_MICROS && facts.calm_for(after_micros) {
@@ -153,6 +160,23 @@ impl CheckBack {
         let breach = Breach::AskedTooOften { message: id, checks: *checks, most };
         Err(Violation::new(breach, facts, half.checked.map(|(event, _)| event)))
     }
+}
+
+/// How old it must be to be asked about.
+fn age_at_check(half: &Half, facts: &Facts) -> u64 {
+    let immunity = half.group.map_or(0, |group| facts.rules(group).immunity);
+    if immunity > 0 { immunity } else { facts.context.check_after }
+}
+
+/// By how much it is too young, if it is.
+fn too_young(message: &Message, half: &Half, facts: &Facts) -> Option<u64> {
+    let stored_at = message.stored_held.map_or(facts.now, |stored| stored.at);
+    let shard = message.shard.or(message.stored_held.map(|stored| stored.shard))?;
+    let broker = facts.shard(shard).broker;
+    let clock = &facts.node(broker).clock;
+    let due = clock.range(message.begun_at, stored_at).0 + age_at_check(half, facts) as i64;
+    let is_early = facts.is_early(broker, due, message.begun_at);
+    is_early.then(|| (due - clock.shows(facts.now)) as u64)
 }
 
 fn parked(id: MessageId, facts: &Facts) -> Verdict {
@@ -186,6 +210,9 @@ impl Breach {
             Breach::NotAsked { message, for_micros } => {
                 let secs = for_micros / 1_000_000;
                 format!("{message} is undecided for {secs} s, and no producer was asked about it")
+            }
+            Breach::AskedTooEarly { message, by_micros } => {
+                format!("{message} was asked about {} ms too early", by_micros / 1000)
             }
             Breach::AskedTooOften { message, checks, most } => {
                 format!("{message} was asked about {checks} times; {most} were agreed")

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    Context,
+    Context, GroupRules,
     held::{End, Half, Producer, Recall, StoredHeld},
     readers::{Delivery, Member, Reader, ReaderId},
     sparse::Sparse,
@@ -168,6 +168,8 @@ pub struct Facts {
     pub(super) committed: Vec<(GroupId, TopicId, EventIndex)>,
     pub(super) shards: Vec<ShardName>,
     pub(super) member_names: Vec<MemberName>,
+    /// What each group asks for.
+    pub(super) rules: Vec<GroupRules>,
 }
 
 impl Facts {
@@ -195,6 +197,7 @@ impl Facts {
             committed: Vec::new(),
             shards: Vec::new(),
             member_names: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
@@ -202,10 +205,17 @@ impl Facts {
     pub fn learn(&mut self, names: &Names) {
         self.shards.extend_from_slice(&names.shards()[self.shards.len()..]);
         self.member_names.extend_from_slice(&names.members()[self.member_names.len()..]);
+        for name in &names.groups()[self.rules.len()..] {
+            self.rules.push(self.context.groups.get(&**name).cloned().unwrap_or_default());
+        }
         self.slots.resize_with(self.shards.len(), Sparse::default);
         self.expired.resize(self.shards.len(), (0, 0));
         self.members.resize_with(self.member_names.len(), Member::default);
         self.nodes.resize_with(names.lanes().len(), Node::default);
+    }
+
+    pub fn rules(&self, group: GroupId) -> &GroupRules {
+        &self.rules[group.index()]
     }
 
     pub fn message(&self, message: MessageId) -> Option<&Message> {

@@ -33,6 +33,8 @@ pub mod shard_order;
 pub mod slot_agreement;
 pub mod transaction_atomicity;
 
+use std::collections::BTreeMap;
+
 use crate::history::{Event, History, Names};
 
 pub use facts::{EventIndex, Facts};
@@ -66,21 +68,37 @@ pub struct Context {
     pub check_after: u64,
     pub check_every: u64,
     pub max_checks: u32,
-    /// How long after each attempt the next may come; the last one for all
-    /// further attempts.
-    pub back_offs: Vec<u64>,
-    /// Attempts of a group that says nothing about it.
-    pub max_attempts: u32,
+    /// By the names of groups: what they ask for that is not RocketMQ's default.
+    pub groups: BTreeMap<String, GroupRules>,
     /// How late what was due may come to a member that waits.
     pub delay_slack: u64,
     /// How late after the end of a lease a message may come again.
     pub lease_slack: u64,
 }
 
-impl Context {
+/// What a group asks for. Times are microseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupRules {
+    /// Deliveries of one message, after which it is a dead letter.
+    pub max_attempts: u32,
+    /// How long after each attempt the next may come; the last one for all
+    /// further attempts.
+    pub back_offs: Vec<u64>,
+    /// Of producers: how long their halves ask not to be checked.
+    pub immunity: u64,
+}
+
+impl GroupRules {
     fn back_off(&self, attempt: u32) -> u64 {
         let index = (attempt.max(1) - 1) as usize;
         self.back_offs.get(index).or(self.back_offs.last()).copied().unwrap_or(0)
+    }
+}
+
+impl Default for GroupRules {
+    fn default() -> GroupRules {
+        let back_offs = BACK_OFFS.iter().map(|secs| secs * 1_000_000).collect();
+        GroupRules { max_attempts: 17, back_offs, immunity: 0 }
     }
 }
 
@@ -104,8 +122,7 @@ impl Default for Context {
             check_after: 6_000_000,
             check_every: 30_000_000,
             max_checks: 15,
-            back_offs: BACK_OFFS.iter().map(|secs| secs * 1_000_000).collect(),
-            max_attempts: 17,
+            groups: BTreeMap::new(),
             delay_slack: 3_000_000,
             lease_slack: 15_000_000,
         }

@@ -5,14 +5,27 @@
 //! somebody: once an unknown outcome is decided, it stays so. A message among
 //! the group's dead letters is not lost, nor one that expired and was counted.
 
+use std::collections::BTreeMap;
+
 use super::{
     Facts, Oracle, Verdict, Violation,
     debts::{Debt, Standing},
+    readers::Reader,
 };
-use crate::history::{Event, GroupId, MessageId, Mode, Names, ShardId};
+use crate::history::{Event, EventKind, GroupId, MessageId, Mode, Names, ShardId};
 
 #[derive(Debug, Default)]
-pub struct NoLoss;
+pub struct NoLoss {
+    /// What retention took before the group had it, and what is counted of it.
+    taken: BTreeMap<(GroupId, ShardId), Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    lost: u64,
+    counted: u64,
+    told: u64,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Breach {
@@ -45,11 +58,28 @@ pub enum Breach {
 }
 
 impl Oracle for NoLoss {
-    fn event(&mut self, _event: &Event, _facts: &Facts) -> Verdict {
+    fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        match &event.kind {
+            EventKind::Expired { shard, to, .. } => self.expired(*shard, *to, facts),
+            EventKind::GroupLost { group, shard, messages } => {
+                let taken = self.taken.entry((*group, *shard)).or_default();
+                taken.counted += messages.checked_sub(taken.told).unwrap_or(*messages);
+                taken.told = *messages;
+            }
+            _ => {}
+        }
         Ok(())
     }
 
     fn finish(&mut self, facts: &Facts) -> Verdict {
+        if let Some(((group, shard), taken)) =
+            self.taken.iter().find(|(_, taken)| taken.counted < taken.lost)
+        {
+            let (group, shard) = (*group, *shard);
+            let (lost, counted) = (taken.lost, taken.counted);
+            let breach = Breach::ExpiredUncounted { group, shard, lost, counted };
+            return Err(Violation::new(breach, facts, [facts.expired(shard).1]));
+        }
         // A run that has not come to rest may only be slow: liveness says so.
         let is_lost = |debt: &Debt<'_>| {
             debt.reader.mode == Mode::Clustering
@@ -72,6 +102,21 @@ impl Oracle for NoLoss {
         };
         let begun = sent.map(|sent| sent.begun);
         Err(Violation::new(breach, facts, begun.into_iter().chain([debt.promised])))
+    }
+}
+
+impl NoLoss {
+    fn expired(&mut self, shard: ShardId, to: u64, facts: &Facts) {
+        let is_active = |reader: &&Reader| {
+            reader.mode == Mode::Clustering && facts.living(reader).next().is_some()
+        };
+        for reader in facts.readers.iter().filter(is_active) {
+            let committed = reader.progress(shard).and_then(|progress| progress.committed);
+            let Some(committed) = committed else { continue };
+            let gone = committed.max(facts.expired(shard).0)..to;
+            let lost = gone.filter(|at| facts.unsettled(reader, shard, *at..at + 1).is_some());
+            self.taken.entry((reader.group, shard)).or_default().lost += lost.count() as u64;
+        }
     }
 }
 

@@ -69,7 +69,7 @@ pub struct Reader {
     /// Whether its members lease single messages.
     pub pops: bool,
     /// Deliveries of one message, after which it is a dead letter.
-    pub max_attempts: Option<u32>,
+    pub max_attempts: u32,
     pub delivered: Bits,
     pub acked: Bits,
     /// Whose handlers will never answer.

@@ -84,7 +84,8 @@ impl Oracle for RetryAndDlq {
                 if let Some((key, delivery)) =
                     facts.delivery(*delivery).and_then(|d| keyed(d, facts))
                 {
-                    let back_off = || facts.context.back_off(delivery.attempt);
+                    let back_off =
+                        || facts.rules(facts.group_of(delivery.member)).back_off(delivery.attempt);
                     let delay = delivery.again_after.unwrap_or_else(back_off);
                     let sent =
                         SentBack { event: facts.index, at: event.at, delay, answered_at: None };
@@ -125,7 +126,8 @@ impl RetryAndDlq {
         let Some(reader) = facts.member(*member).reader else { return Ok(()) };
         let known = facts.reader(reader);
         let group = known.group;
-        if let Some(most) = known.max_attempts.filter(|most| attempt > *most) {
+        let most = known.max_attempts;
+        if attempt > most {
             let breach = Breach::TooManyAttempts { group, message: *id, attempt, most };
             return Err(Violation::new(breach, facts, []));
         }
@@ -181,9 +183,9 @@ impl RetryAndDlq {
         let copies = copies.len() as u32;
         let Some(reader) = facts.clustering(group) else { return Ok(()) };
         let retries = reader.retries(id);
-        let most = reader.max_attempts.unwrap_or(facts.context.max_attempts);
         // The broker itself sees the last lease of a message end.
-        let by_lease = u32::from(reader.pops && retries.highest >= most) * sent.most_copies();
+        let by_lease =
+            u32::from(reader.pops && retries.highest >= reader.max_attempts) * sent.most_copies();
         let causes = retries.exhausted.max(by_lease);
         let breach = if causes == 0 {
             Breach::Premature { group, message: id }

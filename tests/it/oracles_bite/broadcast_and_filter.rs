@@ -80,3 +80,16 @@ fn filter() {
     // What was asked for and did not come is a loss.
     breaks!(start, Breach::NoLoss(no_loss::Breach::NeverDelivered { offset: 1, .. }));
 }
+
+#[test]
+fn in_broadcasting_nothing_is_tried_again() {
+    let mut tale = Tale::new();
+    let member = tale.join_as("cache", "c1", |started| started.mode = Mode::Broadcasting);
+    tale.own(member, 0, OffsetSource::First);
+    tale.send(1, 0);
+    let failed = tale.deliver(member, 1, 0);
+    tale.nack(failed);
+    holds!(tale);
+    tale.consume(member, 1, 0);
+    breaks!(tale, Breach::BroadcastAndFilter(broadcast_and_filter::Breach::Retried { .. }));
+}

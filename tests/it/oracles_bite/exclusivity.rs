@@ -1,5 +1,5 @@
 use stormglass_sim::{
-    history::{FaultKind, OffsetSource, Pace},
+    history::{FaultKind, MemberId, OffsetSource, Pace},
     oracle::{Breach, exclusivity},
 };
 
@@ -63,4 +63,65 @@ fn a_cut_off_owner_has_not_heard() {
     good.wait_secs(60);
     good.consume(old, 1, 0);
     holds!(good);
+}
+
+/// An orderly member with the lock of queue 0, which has had message 1.
+fn locked() -> (Tale, MemberId) {
+    let mut tale = Tale::new();
+    let owner = tale.join_as("ledger", "c1", |started| started.orderly = true);
+    tale.locked(owner, 1);
+    tale.own(owner, 0, OffsetSource::First);
+    tale.send(1, 0);
+    tale.send(2, 1);
+    tale.consume(owner, 1, 0);
+    (tale, owner)
+}
+
+#[test]
+fn who_has_lost_the_lock_is_fenced() {
+    let (start, owner) = locked();
+    let mut good = start.clone();
+    good.consume(owner, 2, 1);
+    holds!(good);
+
+    // It gave the lock back, and goes on.
+    let mut released = start.clone();
+    released.unlocked(owner);
+    released.lock_holder(None, 1);
+    released.consume(owner, 2, 1);
+    breaks!(released, Breach::Exclusivity(exclusivity::Breach::NotLocked { .. }));
+
+    // It was paused until its lease was over, and does not know (R1).
+    let mut taken = start.clone();
+    let heir = taken.join_as("ledger", "c2", |started| started.orderly = true);
+    let mut reused = taken.clone();
+    taken.locked(heir, 2);
+    let mut stale = taken.clone();
+    taken.own(heir, 1, OffsetSource::Committed);
+    taken.consume(heir, 2, 1);
+    holds!(taken);
+    stale.consume(owner, 2, 1);
+    breaks!(stale, Breach::Exclusivity(exclusivity::Breach::Fenced { epoch: 2, .. }));
+
+    // A new owner with the old one's epoch.
+    reused.locked(heir, 1);
+    reused.own(heir, 1, OffsetSource::Committed);
+    reused.consume(heir, 2, 1);
+    breaks!(reused, Breach::Exclusivity(exclusivity::Breach::EpochReused { epoch: 1, .. }));
+}
+
+#[test]
+fn a_fenced_owner_commits_nothing() {
+    let (mut tale, owner) = locked();
+    tale.committed("ledger", 1, 2);
+    tale.consume(owner, 2, 1);
+    let heir = tale.join_as("ledger", "c2", |started| started.orderly = true);
+    tale.locked(heir, 2);
+    tale.own(heir, 1, OffsetSource::Committed);
+    let mut good = tale.clone();
+    good.consume(heir, 2, 1);
+    good.committed("ledger", 2, 2);
+    holds!(good);
+    tale.committed("ledger", 2, 2);
+    breaks!(tale, Breach::Exclusivity(exclusivity::Breach::FencedCommit { offset: 2, at: 1, .. }));
 }

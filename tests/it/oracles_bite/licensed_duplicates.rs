@@ -105,3 +105,21 @@ fn stored_copies_are_counted() {
         })
     );
 }
+
+#[test]
+fn one_sequence_number_is_one_copy() {
+    let mut tale = Tale::new();
+    let member = tale.consumer("billing", "c1");
+    for offset in [0, 1] {
+        let op = tale.begin_idempotent(1);
+        tale.unknown(op);
+        tale.consume(member, 1, offset);
+        if offset == 0 {
+            holds!(tale);
+        }
+    }
+    breaks!(
+        tale,
+        Breach::LicensedDuplicates(licensed_duplicates::Breach::Repeated { copies: 2, .. })
+    );
+}

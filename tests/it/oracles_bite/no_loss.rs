@@ -69,6 +69,27 @@ fn a_late_group_is_owed_from_its_start() {
 }
 
 #[test]
+fn what_retention_takes_from_a_group_is_counted() {
+    let mut start = Tale::new();
+    let member = start.consumer("billing", "c1");
+    start.send(1, 0);
+    start.consume(member, 1, 0);
+    start.committed("billing", 1, 2);
+    start.send(2, 1);
+    let mut fine = start.clone();
+    fine.expired(1);
+    fine.consume(member, 2, 1);
+    holds!(fine);
+
+    start.expired(2);
+    let mut counted = start.clone();
+    let (broker, group, shard) = (start.broker, start.group("billing"), start.shard(0));
+    counted.push(broker, EventKind::GroupLost { group, shard, messages: 1 });
+    holds!(counted);
+    breaks!(start, Breach::NoLoss(no_loss::Breach::ExpiredUncounted { lost: 1, .. }));
+}
+
+#[test]
 fn what_the_recovered_log_kept_is_owed_whatever_its_age() {
     let mut bad = Tale::async_flush();
     bad.send(1, 0);

@@ -1,5 +1,5 @@
 use stormglass_sim::{
-    history::{OffsetSource, Stop},
+    history::{Answered, OffsetSource, Stop},
     oracle::{Breach, offsets},
 };
 
@@ -57,4 +57,72 @@ fn forward_over_what_is_acknowledged() {
     lost.restart(Stop::PowerLost, 1);
     lost.committed("billing", 0, 1);
     holds!(lost);
+}
+
+#[test]
+fn nothing_older_undoes_a_reset() {
+    let mut start = Tale::new();
+    let member = start.consumer("billing", "c1");
+    for (message, offset) in [(1, 0), (2, 1), (3, 2)] {
+        start.send(message, offset);
+        start.consume(member, message, offset);
+    }
+    start.committed("billing", 3, 3);
+    let mut reset = start.clone();
+    reset.reset("billing", Answered::Ok, |tale| tale.committed("billing", 1, 3));
+    let mut good = reset.clone();
+    good.read_from(member, 1, OffsetSource::Reset);
+    for (message, offset) in [(2, 1), (3, 2)] {
+        good.consume(member, message, offset);
+        good.committed("billing", offset + 1, 3);
+    }
+    holds!(good);
+
+    // A commit that was on its way comes late (O4).
+    reset.committed("billing", 3, 3);
+    breaks!(reset, Breach::Offsets(offsets::Breach::Unacked { at: 1, .. }));
+
+    // Forwards, over what nobody has had; and without anybody's wish.
+    let mut skipped = start.clone();
+    skipped.send(4, 3);
+    skipped.send(5, 4);
+    let mut wished = skipped.clone();
+    wished.reset("billing", Answered::Ok, |tale| tale.committed("billing", 4, 5));
+    wished.read_from(member, 4, OffsetSource::Reset);
+    wished.consume(member, 5, 4);
+    holds!(wished);
+    let open = skipped.deliver(member, 4, 3);
+    skipped.committed("billing", 4, 5);
+    skipped.ack(open);
+    skipped.consume(member, 5, 4);
+    breaks!(skipped, Breach::Offsets(offsets::Breach::Unacked { at: 3, .. }));
+
+    // Refused: nothing may move.
+    start.reset("billing", Answered::Refused { code: 1 }, |_| {});
+    start.committed("billing", 1, 3);
+    breaks!(start, Breach::Offsets(offsets::Breach::Backwards { from: 3, to: 1, .. }));
+}
+
+#[test]
+fn what_the_broker_took_back_may_be_passed() {
+    let mut tale = Tale::new();
+    let member = tale.retrying();
+    tale.send(1, 0);
+    let failed = tale.deliver(member, 1, 0);
+    tale.nack(failed);
+    let mut early = tale.clone();
+    early.committed("billing", 1, 1);
+    let mut good = tale.clone();
+    good.send_back(failed, Answered::Ok);
+    good.committed("billing", 1, 1);
+    good.wait_secs(11);
+    early.send_back(failed, Answered::Ok);
+    early.wait_secs(11);
+    for tale in [&mut good, &mut early] {
+        let delivery = tale.deliver_again(member, 1, 0, 2);
+        tale.ack(delivery);
+    }
+    holds!(good);
+    // Before it was safe there (L18, L24).
+    breaks!(early, Breach::Offsets(offsets::Breach::Unacked { at: 0, .. }));
 }

@@ -47,3 +47,26 @@ fn first_deliveries_ascend() {
     orderly.ack(first);
     breaks!(orderly, Breach::ShardOrder(shard_order::Breach::TooEarly { open: 0, .. }));
 }
+
+#[test]
+fn order_survives_a_change_of_owner() {
+    let mut start = Tale::new();
+    let old = start.join_as("ledger", "c1", |started| started.orderly = true);
+    start.own(old, 0, OffsetSource::First);
+    start.send(1, 0);
+    start.send(2, 1);
+    let open = start.deliver(old, 1, 0);
+    start.crash(old);
+    let heir = start.join_as("ledger", "c2", |started| started.orderly = true);
+    let mut good = start.clone();
+    good.own(heir, 0, OffsetSource::Committed);
+    good.consume(heir, 1, 0);
+    good.consume(heir, 2, 1);
+    holds!(good);
+
+    // It goes on behind what its predecessor had not finished.
+    start.own(heir, 1, OffsetSource::Committed);
+    start.consume(heir, 2, 1);
+    start.ack(open);
+    breaks!(start, Breach::ShardOrder(shard_order::Breach::TooEarly { offset: 1, open: 0, .. }));
+}

@@ -1,10 +1,12 @@
 //! Histories written by hand: short enough to read, complete enough to judge.
 
+mod later;
+
 use stormglass_sim::{
     history::{
-        Access, DeliveryId, Event, EventKind, Fault, FaultId, FaultKind, From, GroupId, History,
-        LaneId, Mark, MemberId, MemberStarted, MessageId, Mode, OffsetSource, OpId, Pace, ShardId,
-        Stop, Stored, Subscription, TagId, TopicId, Unanswered,
+        Access, DeliveryId, Event, EventKind, Fault, FaultId, FaultKind, From, GroupId, Held,
+        History, LaneId, Mark, MemberId, MemberStarted, MessageId, Mode, OffsetSource, OpId, Pace,
+        ShardId, Stop, Stored, Subscription, TagId, TopicId, Unanswered,
     },
     oracle::{Context, Violation, judge},
 };
@@ -22,6 +24,8 @@ pub struct Tale {
     ops: usize,
     deliveries: usize,
     faults: usize,
+    ends: usize,
+    checks: usize,
     lives: u32,
 }
 
@@ -53,9 +57,19 @@ impl Tale {
         let broker = history.names.lane("broker-1");
         let topic = history.names.topic("orders");
         let context = Context::default();
-        let (now, ops, deliveries, faults, lives) = (0, 0, 0, 0, 0);
-        let mut tale =
-            Tale { history, now, context, broker, topic, ops, deliveries, faults, lives };
+        let mut tale = Tale {
+            history,
+            now: 0,
+            context,
+            broker,
+            topic,
+            ops: 0,
+            deliveries: 0,
+            faults: 0,
+            ends: 0,
+            checks: 0,
+            lives: 0,
+        };
         tale.start_broker();
         tale.push(broker, EventKind::TopicSized { topic, queues: 2 });
         tale
@@ -111,17 +125,43 @@ impl Tale {
     }
 
     fn begin_in(&mut self, message: u32, queue: u32, tag: Option<&str>) -> OpId {
+        let tag = tag.map(|tag| self.tag(tag));
+        self.begin_as(message, queue, |begun| {
+            if let EventKind::SendBegun { tag: sent, .. } = begun {
+                *sent = tag;
+            }
+        })
+    }
+
+    /// To be held: a half, or delayed.
+    pub fn begin_held(&mut self, message: u32, why: Held) -> OpId {
+        self.begin_as(message, 0, |begun| {
+            if let EventKind::SendBegun { held, .. } = begun {
+                *held = Some(why);
+            }
+        })
+    }
+
+    /// However often it is requested, it is to be stored once.
+    pub fn begin_idempotent(&mut self, message: u32) -> OpId {
+        self.begin_as(message, 0, |begun| {
+            if let EventKind::SendBegun { idempotent, .. } = begun {
+                *idempotent = true;
+            }
+        })
+    }
+
+    fn begin_as(&mut self, message: u32, queue: u32, change: impl FnOnce(&mut EventKind)) -> OpId {
         let op = OpId::at(self.ops);
         self.ops += 1;
         let (lane, shard) = (self.lane("producer-1"), self.shard(queue));
-        let tag = tag.map(|tag| self.tag(tag));
-        let begun = EventKind::SendBegun {
+        let mut begun = EventKind::SendBegun {
             op,
             message: id(message),
             topic: self.topic,
             shard: Some(shard),
             key: None,
-            tag,
+            tag: None,
             body_hash: message,
             size: 100,
             batch: None,
@@ -129,6 +169,7 @@ impl Tale {
             held: None,
             idempotent: false,
         };
+        change(&mut begun);
         self.push(lane, begun);
         op
     }
@@ -226,11 +267,23 @@ impl Tale {
     }
 
     pub fn deliver_as(&mut self, member: MemberId, offset: u64, got: Got) -> DeliveryId {
+        let shard = self.shard(0);
+        self.deliver_in(member, shard, offset, got, |_| {})
+    }
+
+    fn deliver_in(
+        &mut self,
+        member: MemberId,
+        shard: ShardId,
+        offset: u64,
+        got: Got,
+        change: impl FnOnce(&mut EventKind),
+    ) -> DeliveryId {
         let delivery = DeliveryId::at(self.deliveries);
         self.deliveries += 1;
-        let (lane, shard) = (self.history.names.of_member(member).client, self.shard(0));
+        let lane = self.history.names.of_member(member).client;
         let tag = got.tag.map(|tag| self.tag(tag));
-        let delivered = EventKind::Delivered {
+        let mut delivered = EventKind::Delivered {
             delivery,
             member,
             shard,
@@ -244,6 +297,7 @@ impl Tale {
             origin: None,
             lease_until: None,
         };
+        change(&mut delivered);
         self.push(lane, delivered);
         delivery
     }

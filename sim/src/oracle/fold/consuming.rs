@@ -112,6 +112,7 @@ impl Facts {
                 && reader.mode == started.mode
                 && (started.mode == Mode::Clustering || reader.members == [id])
         });
+        let rules = &self.rules[group.index()];
         let reader = known.unwrap_or_else(|| {
             self.readers.push(Reader {
                 group,
@@ -119,7 +120,7 @@ impl Facts {
                 orderly: started.orderly,
                 from: started.from,
                 pops: started.access == Access::Pop,
-                max_attempts: started.max_attempts,
+                max_attempts: started.max_attempts.unwrap_or(rules.max_attempts),
                 members: Vec::new(),
                 delivered: Bits::default(),
                 acked: Bits::default(),
@@ -301,8 +302,7 @@ impl Facts {
             reader.progress_mut(delivery.shard).seen.at(delivery.offset).sent_back = true;
         }
         let Some(message) = delivery.message else { return };
-        let most = reader.max_attempts.unwrap_or(self.context.max_attempts);
-        let is_last = delivery.attempt >= most;
+        let is_last = delivery.attempt >= reader.max_attempts;
         let retries = reader.retries.entry(message).or_default();
         match how {
             SentBack::Begun => {

@@ -1,0 +1,122 @@
+use stormglass_sim::{
+    history::{Answered, DeliveryId, MemberId},
+    oracle::{Breach, GroupRules, licensed_duplicates, no_loss, retry_and_dlq},
+};
+
+use super::tale::{Got, Tale, sent};
+use crate::{breaks, holds};
+
+/// A group that tries three times, after one and two seconds; its first attempt
+/// at message 1 has failed.
+fn failed_once() -> (Tale, MemberId, DeliveryId) {
+    let mut tale = Tale::new();
+    let rules = GroupRules {
+        max_attempts: 3,
+        back_offs: vec![1_000_000, 2_000_000],
+        ..GroupRules::default()
+    };
+    tale.context.groups.insert("billing".to_owned(), rules);
+    let member = tale.retrying();
+    tale.send(1, 0);
+    let first = tale.deliver(member, 1, 0);
+    tale.nack(first);
+    tale.send_back(first, Answered::Ok);
+    (tale, member, first)
+}
+
+/// All three attempts have failed.
+fn exhausted() -> Tale {
+    let (mut tale, member, _) = failed_once();
+    for attempt in [2, 3] {
+        tale.wait_secs(3);
+        let delivery = tale.deliver_again(member, 1, u64::from(attempt) - 2, attempt);
+        tale.fail(delivery);
+    }
+    tale
+}
+
+#[test]
+fn what_is_sent_back_comes_again_after_its_back_off() {
+    let (start, member, _) = failed_once();
+    breaks!(start, Breach::NoLoss(no_loss::Breach::NeverAcked { .. }));
+    let again = |millis: u64, attempt: u32| {
+        let mut tale = start.clone();
+        tale.wait_millis(millis);
+        let delivery = tale.deliver_again(member, 1, 0, attempt);
+        tale.ack(delivery);
+        tale
+    };
+    holds!(again(1_000, 2));
+    breaks!(again(900, 2), Breach::RetryAndDlq(retry_and_dlq::Breach::TooSoon { .. }));
+    breaks!(again(1_000, 3), Breach::RetryAndDlq(retry_and_dlq::Breach::Miscounted { .. }));
+    breaks!(again(1_000, 4), Breach::RetryAndDlq(retry_and_dlq::Breach::TooManyAttempts { .. }));
+
+    // One send-back, two retries.
+    let mut bad = again(1_000, 2);
+    let delivery = bad.deliver_again(member, 1, 1, 2);
+    bad.ack(delivery);
+    breaks!(
+        bad,
+        Breach::LicensedDuplicates(licensed_duplicates::Breach::NotSentBack {
+            copies: 2,
+            send_backs: 1,
+            ..
+        })
+    );
+}
+
+#[test]
+fn a_late_retry_is_late_if_nothing_was_in_its_way() {
+    let (mut start, member, _) = failed_once();
+    start.wait_secs(2);
+    let delivery = start.deliver_again(member, 1, 0, 2);
+    start.ack(delivery);
+    start.wait_secs(30);
+    start.send(2, 1);
+    let failed = start.deliver(member, 2, 1);
+    start.fail(failed);
+    let after = |secs: u64| {
+        let mut tale = start.clone();
+        tale.wait_secs(secs);
+        let delivery = tale.deliver_again(member, 2, 1, 2);
+        tale.ack(delivery);
+        tale
+    };
+    holds!(after(3));
+    breaks!(after(30), Breach::RetryAndDlq(retry_and_dlq::Breach::TooLate { .. }));
+}
+
+#[test]
+fn after_the_last_attempt_it_is_one_dead_letter() {
+    let start = exhausted();
+    breaks!(start, Breach::NoLoss(no_loss::Breach::NeverAcked { .. }));
+    let mut good = start.clone();
+    good.dead_letter(1, 0, sent(1));
+    // Its reader reads it again after a restart.
+    good.dead_letter(1, 0, sent(1));
+    holds!(good);
+
+    good.dead_letter(1, 1, sent(1));
+    breaks!(good, Breach::RetryAndDlq(retry_and_dlq::Breach::TwoDeadLetters { copies: 2, .. }));
+    let mut altered = start.clone();
+    altered.dead_letter(1, 0, Got { body_hash: 99, ..sent(1) });
+    breaks!(altered, Breach::RetryAndDlq(retry_and_dlq::Breach::Altered { .. }));
+
+    // One attempt has failed, two are left.
+    let (mut early, member, _) = failed_once();
+    early.dead_letter(1, 0, sent(1));
+    breaks!(early, Breach::RetryAndDlq(retry_and_dlq::Breach::Premature { .. }));
+
+    // The last attempt was acknowledged.
+    let (mut both, ..) = failed_once();
+    for attempt in [2, 3] {
+        both.wait_secs(3);
+        let delivery = both.deliver_again(member, 1, attempt - 2, attempt as u32);
+        both.send_back(delivery, Answered::Ok);
+        if attempt == 3 {
+            both.ack(delivery);
+        }
+    }
+    both.dead_letter(1, 0, sent(1));
+    breaks!(both, Breach::RetryAndDlq(retry_and_dlq::Breach::AckedAndDead { .. }));
+}
