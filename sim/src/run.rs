@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use stormglass_scenarios::{Flush, MayLose, Scenario};
+use stormglass_scenarios::{Flush, MayLose, Scenario, WorkloadKind};
 use tracing::Level;
 
 use self::{panics::first_panic, story::Story};
@@ -28,7 +28,8 @@ use crate::{
     },
     history::{History, Recorder},
     logging,
-    oracle::{Context, Judge, Violation},
+    oracle::{Context, GroupRules, Judge, Violation},
+    workload::producer_group,
     world::{NetConfig, on_madsim, on_turmoil},
 };
 
@@ -185,8 +186,34 @@ pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
         settle: micros(scenario.settle),
         isolation_factor: scenario.expect.isolation_factor,
         memory_limit: MEMORY_LIMIT,
+        check_after: micros(scenario.cluster.checks.after),
+        check_every: micros(scenario.cluster.checks.every),
+        max_checks: u32::from(scenario.cluster.checks.at_most),
+        groups: group_rules(scenario),
+        // Brokers do not say yet what retention took from which group (L13).
+        counts_group_losses: false,
         ..Context::default()
     }
+}
+
+/// What the groups ask for, consumers and producers.
+fn group_rules(scenario: &Scenario) -> BTreeMap<String, GroupRules> {
+    let mut rules: BTreeMap<String, GroupRules> = BTreeMap::new();
+    for group in &scenario.cluster.groups {
+        let rules = rules.entry(group.name.clone()).or_default();
+        rules.max_attempts = group.max_attempts;
+        if !group.back_off.is_empty() {
+            rules.back_offs = group.back_off.iter().copied().map(micros).collect();
+        }
+    }
+    for workload in &scenario.workloads {
+        if let WorkloadKind::Transact(transact) = &workload.kind
+            && let Some(immunity) = transact.immunity
+        {
+            rules.entry(producer_group(transact)).or_default().immunity = micros(immunity);
+        }
+    }
+    rules
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -41,6 +41,8 @@ use crate::{
 use database::{Database, Process};
 use pace::Pacer;
 
+pub use transact::group as producer_group;
+
 /// All clients of one run. Clones are the same clients.
 #[derive(Clone)]
 pub struct Workloads(Rc<Shared>);
