@@ -58,8 +58,9 @@ impl Facts {
         is_held
             && half.parked.is_none()
             && message.lost.is_none()
-            && self.decision(message).is_none()
-            && !half.told.is_some_and(|told| self.calm_since(told))
+            && half.ended.is_none()
+            // Nobody sees whether a rollback has arrived.
+            && half.told_rollback.is_none()
             && half.group.is_some_and(|group| self.has_producer(group))
     }
 

@@ -69,11 +69,6 @@ impl Facts {
         self.producers.values().any(|producer| producer.group == group && producer.alive)
     }
 
-    /// Whether nothing has gone wrong since this event.
-    pub fn calm_since(&self, event: EventIndex) -> bool {
-        event > self.disturbed.1 && self.faults.iter().all(|fault| fault.kind.is_of_handlers())
-    }
-
     /// What the broker has decided on, as far as power loss cannot have undone it.
     pub fn decision(&self, message: &Message) -> Option<Ended> {
         let half = message.half.as_deref()?;
