@@ -21,7 +21,7 @@ use crate::{
 /// that their broker asks another producer.
 pub const MAX_CHECKS: usize = 4096;
 /// A check that is not answered by then may be handed out again.
-const ANSWER_BY: Duration = Duration::from_secs(60);
+const ANSWER_BY: Duration = Duration::from_secs(10);
 
 /// A message that a broker keeps unseen until one of its producers decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,19 +154,19 @@ impl Checks {
             let packet = frame.reply_to().answer(code, remark, fields, Vec::new());
             cx.outputs.push_back(Output::Send { addr, packet });
         }
-        if let Ok(Some(check)) = check {
+        if let Ok(check) = check {
             cx.outputs.push_back(Output::Check(Box::new(check)));
         }
     }
 
-    /// A check to hand out; none if it is handed out already.
+    /// A check to hand out; refused if one of its half is handed out already.
     fn take(
         &mut self,
         cx: &Context,
         addr: SocketAddr,
         header: &CheckTransactionHeader,
         body: &Bytes,
-    ) -> Result<Option<Check>, Rejected> {
+    ) -> Result<Check, Rejected> {
         if !self.is_open() {
             let why = "nobody here answers checks";
             return Err(Rejected::new(code::REQUEST_CODE_NOT_SUPPORTED, why));
@@ -175,13 +175,15 @@ impl Checks {
         let now = cx.now.mono;
         self.unanswered.retain(|_, until| *until > now);
         if self.unanswered.contains_key(&(addr, check.half.position)) {
-            return Ok(None);
+            // Counted, it would be one of those that nobody was asked (T5).
+            let why = "the application has not answered the last one";
+            return Err(Rejected::new(code::SYSTEM_BUSY, why));
         }
         if self.unanswered.len() >= MAX_CHECKS {
             return Err(Rejected::new(code::SYSTEM_BUSY, "too many unanswered checks"));
         }
         self.unanswered.insert((addr, check.half.position), now + ANSWER_BY);
-        Ok(Some(check))
+        Ok(check)
     }
 
     pub fn on_answer(&mut self, half: &Half) {
