@@ -190,8 +190,6 @@ pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
         check_every: micros(scenario.cluster.checks.every),
         max_checks: u32::from(scenario.cluster.checks.at_most),
         groups: group_rules(scenario),
-        // Brokers do not say yet what retention took from which group (L13).
-        counts_group_losses: false,
         ..Context::default()
     }
 }

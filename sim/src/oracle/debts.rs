@@ -187,6 +187,14 @@ impl Facts {
         living.peek().is_some() && living.all(|member| member.wants(topic, tag))
     }
 
+    /// Whether its members disagree about what they subscribe to (L15): then
+    /// nobody knows what comes in which order.
+    pub fn disagrees(&self, reader: &Reader) -> bool {
+        let mut all = reader.members.iter().filter_map(|m| self.member(*m).started.as_ref());
+        let first = all.next();
+        all.any(|other| Some(&other.subscriptions) != first.map(|first| &first.subscriptions))
+    }
+
     /// Whether the reader could have worked through everything by now.
     pub fn is_able(&self, reader: &Reader) -> bool {
         let mut living = self.living(reader).peekable();

@@ -132,7 +132,12 @@ impl Facts {
                 };
                 let ended = Ended { decision, event: index, at: event.at };
                 if let Some(half) = self.half_mut(message) {
-                    half.ended.get_or_insert(ended);
+                    // Said again, it is confirmed again: power loss may have
+                    // taken back what was confirmed before.
+                    let stands = half.ended.is_none_or(|first| first.decision == decision);
+                    if stands {
+                        half.ended = Some(ended);
+                    }
                 }
             }
             EventKind::CheckReceived { message: Some(message), .. } => {

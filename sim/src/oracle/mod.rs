@@ -68,8 +68,6 @@ pub struct Context {
     pub check_after: u64,
     pub check_every: u64,
     pub max_checks: u32,
-    /// Whether brokers say what retention took from which group.
-    pub counts_group_losses: bool,
     /// By the names of groups: what they ask for that is not RocketMQ's default.
     pub groups: BTreeMap<String, GroupRules>,
     /// How late what was due may come to a member that waits.
@@ -124,7 +122,6 @@ impl Default for Context {
             check_after: 6_000_000,
             check_every: 30_000_000,
             max_checks: 15,
-            counts_group_losses: true,
             groups: BTreeMap::new(),
             delay_slack: 3_000_000,
             lease_slack: 15_000_000,

@@ -72,10 +72,8 @@ impl Oracle for NoLoss {
     }
 
     fn finish(&mut self, facts: &Facts) -> Verdict {
-        if let Some(((group, shard), taken)) = self
-            .taken
-            .iter()
-            .find(|(_, taken)| taken.counted < taken.lost && facts.context.counts_group_losses)
+        if let Some(((group, shard), taken)) =
+            self.taken.iter().find(|(_, taken)| taken.counted < taken.lost)
         {
             let (group, shard) = (*group, *shard);
             let (lost, counted) = (taken.lost, taken.counted);

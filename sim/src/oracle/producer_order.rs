@@ -63,7 +63,11 @@ impl Oracle for ProducerOrder {
             EventKind::Delivered { member, shard, queue_offset, message: Some(id), .. } => {
                 let Some(message) = facts.message(*id) else { return Ok(()) };
                 let Some(reader) = facts.member(*member).reader else { return Ok(()) };
-                let is_first = !facts.reader(reader).delivered.contains(id.index());
+                let known = facts.reader(reader);
+                if known.pops || facts.disagrees(known) {
+                    return Ok(());
+                }
+                let is_first = !known.delivered.contains(id.index());
                 let here = message.ok.filter(|ok| (ok.shard, ok.offset) == (*shard, *queue_offset));
                 let (Some(ok), true) = (here, is_first) else { return Ok(()) };
                 let latest = self

@@ -26,6 +26,8 @@ pub struct Delivery {
     /// It came by way of the group's retry topic.
     pub is_retry: bool,
     pub is_leased: bool,
+    /// Its client gave it back while the handler still worked on it (D4).
+    pub timed_out: bool,
     /// What the handler asked for when it wanted it again.
     pub again_after: Option<u64>,
     pub sent_back: SentBack,
@@ -118,6 +120,9 @@ pub struct Retries {
     /// Its deliveries from there, and the highest attempt of all.
     pub deliveries: u32,
     pub highest: u32,
+    /// It was given back while somebody worked on it: what became of that says
+    /// nothing about what became of the message (D4).
+    pub timed_out: bool,
 }
 
 /// What a reader has done with a shard.

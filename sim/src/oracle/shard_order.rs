@@ -27,6 +27,9 @@ impl Oracle for ShardOrder {
         let Some(reader) = facts.reader_of(*member).filter(|reader| !reader.pops) else {
             return Ok(());
         };
+        if facts.disagrees(reader) {
+            return Ok(());
+        }
         let Some(progress) = reader.progress(shard) else { return Ok(()) };
         let reading = facts.member(*member).reading(shard);
         let group = reader.group;

@@ -40,6 +40,7 @@ impl Facts {
                 self.answer(*delivery, Answer::Nacked);
             }
             EventKind::Forgotten { delivery } => self.answer(*delivery, Answer::Forgotten),
+            EventKind::TimedOut { delivery } => self.time_out(*delivery),
             EventKind::SendBackBegun { delivery } => self.send_back(*delivery, SentBack::Begun),
             EventKind::SendBackAnswered { delivery, answered } if answered.is_ok() => {
                 self.send_back(*delivery, SentBack::Ok);
@@ -219,6 +220,7 @@ impl Facts {
             attempt: *attempt,
             is_retry,
             is_leased: lease_until.is_some(),
+            timed_out: false,
             again_after: None,
             sent_back: SentBack::Never,
         });
@@ -260,7 +262,9 @@ impl Facts {
 
     fn answer(&mut self, id: DeliveryId, answer: Answer) {
         let Some(Some(delivery)) = self.deliveries.get_mut(id.index()) else { return };
-        delivery.answer = answer;
+        if !delivery.timed_out {
+            delivery.answer = answer;
+        }
         let Some(reader) = self.members[delivery.member.index()].reader else { return };
         let reader = &mut self.readers[reader.0];
         // The lease of what is forgotten ends, and it comes again.
@@ -286,6 +290,16 @@ impl Facts {
             Answer::Nacked => seen.nacks += 1,
             Answer::Forgotten => seen.forgotten = true,
             Answer::Open => {}
+        }
+    }
+
+    fn time_out(&mut self, id: DeliveryId) {
+        self.answer(id, Answer::Nacked);
+        let Some(Some(delivery)) = self.deliveries.get_mut(id.index()) else { return };
+        delivery.timed_out = true;
+        let reader = self.members[delivery.member.index()].reader;
+        if let (Some(reader), Some(message)) = (reader, delivery.message) {
+            self.readers[reader.0].retries.entry(message).or_default().timed_out = true;
         }
     }
 
