@@ -119,6 +119,7 @@ impl Consumer {
         self.call_about(cx, number, &queue, code, Fields::default(), body, timeout, call);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a call is this much")]
     pub(super) fn call_about(
         &mut self,
         cx: &mut Context,
