@@ -355,11 +355,14 @@ impl<D: Disk> Broker<D> {
         if self.phase == Phase::Ended {
             return Time::MAX;
         }
+        let always = [self.replica.deadline(), self.registration.deadline()];
+        if self.phase == Phase::Recovering {
+            // The rest waits until there is something to serve: see `follow`.
+            return always.into_iter().flatten().min().unwrap_or(Time::MAX);
+        }
         [
-            self.replica.deadline(),
             self.parked.deadline(),
             self.offsets_due,
-            self.registration.deadline(),
             self.retention.deadline(),
             self.state.locks.deadline(),
             self.state.leases.deadline(),
@@ -368,6 +371,7 @@ impl<D: Disk> Broker<D> {
             self.firing.deadline(),
         ]
         .into_iter()
+        .chain(always)
         .flatten()
         .min()
         .unwrap_or(Time::MAX)

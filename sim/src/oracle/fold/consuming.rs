@@ -58,10 +58,10 @@ impl Facts {
                 }
             }
             EventKind::ResetBegun { group, topic, .. } => self.reset(*group, *topic, true),
-            EventKind::ResetAnswered { group, topic, answered } => {
-                if answered.is_ok() || answered.is_refused() {
-                    self.reset(*group, *topic, false);
-                }
+            EventKind::ResetAnswered { group, topic, answered }
+                if answered.is_ok() || answered.is_refused() =>
+            {
+                self.reset(*group, *topic, false);
             }
             EventKind::GroupOffset { group, shard, offset, .. } => {
                 self.group_offset(*group, *shard, *offset);
