@@ -262,6 +262,10 @@ impl<R: Runtime> Stage<R> {
         // Topics are what the scenario says; nobody makes up another one.
         config.default_topic = None;
         config.send_retries = u32::from(produce::MOST_TRIES) - 1;
+        config.idempotent = matches!(
+            &shared.workload(&node).kind,
+            WorkloadKind::Produce(produce) if produce.idempotent
+        );
         let machine = &shared.machines[&node];
         machine.runs.set(true);
         machine.lives.set(machine.lives.get() + 1);

@@ -97,7 +97,7 @@ impl<R: Runtime> Sending<R> {
             batch,
             one_way,
             delay,
-            idempotent: produce.idempotent && !one_way,
+            idempotent: produce.idempotent && !one_way && delay.is_none(),
             ..Way::default()
         };
         let (mut messages, mut ops, mut ids) = (Vec::new(), Vec::new(), Vec::new());
