@@ -262,29 +262,13 @@ impl ByHand {
     }
 
     pub fn commit(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> Option<i32> {
-        let fields = UpdateOffsetHeader {
-            group,
-            topic,
-            queue,
-            commit_offset: offset,
-            lock_epoch: None,
-            reset_epoch: None,
-        }
-        .fields();
+        let fields = progress(group, topic, queue, offset);
         Some(self.ask(request::UPDATE_CONSUMER_OFFSET, fields, Vec::new())?.code)
     }
 
     /// The same without waiting: the number of the request.
     pub fn commit_later(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> i32 {
-        let fields = UpdateOffsetHeader {
-            group,
-            topic,
-            queue,
-            commit_offset: offset,
-            lock_epoch: None,
-            reset_epoch: None,
-        }
-        .fields();
+        let fields = progress(group, topic, queue, offset);
         self.request(request::UPDATE_CONSUMER_OFFSET, fields, Vec::new())
     }
 
@@ -357,4 +341,9 @@ fn finish(sync: <SimDisk as Disk>::Sync) -> Option<std::io::Result<()>> {
         Poll::Ready(result) => Some(result),
         Poll::Pending => None,
     }
+}
+
+fn progress(group: &str, topic: &str, queue: u32, commit_offset: i64) -> Fields {
+    let (lock_epoch, reset_epoch) = (None, None);
+    UpdateOffsetHeader { group, topic, queue, commit_offset, lock_epoch, reset_epoch }.fields()
 }

@@ -191,40 +191,38 @@ impl<D: Disk> Broker<D> {
             })
             .collect();
         self.counters.revived += ends.len() as u64;
-        match self.propose_pointers(now, revived, Answer::Nothing) {
-            Ok(()) => {
-                for (number, offset) in ends {
-                    self.state.leases.ends(number, offset, Ending::Revival);
-                }
-                Ok(())
-            }
-            Err(StoreError::Full | StoreError::TooLarge { .. }) => {
-                for (number, offset) in ends {
-                    self.state.leases.ends_later(number, offset, now.mono + limit::REVIVE_AGAIN);
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        let proposed = self.propose_pointers(now, revived, Answer::Nothing);
+        self.ending(now, ends, Ending::Revival, proposed)
     }
 
     pub(super) fn propose_ends(&mut self, now: Now, ends: Vec<Named>) -> Result<(), StoreError> {
         let change = Command::Lease(Change::Acked(ends.clone()));
-        match self.propose_command(change, Answer::Nothing) {
-            Ok(_) => {
-                for (number, offset) in ends {
-                    self.state.leases.ends(number, offset, Ending::Ack);
-                }
-                Ok(())
+        let proposed = self.propose_command(change, Answer::Nothing).map(|_| ());
+        self.ending(now, ends, Ending::Ack, proposed)
+    }
+
+    /// These leases end with what was proposed; without room for it, later.
+    fn ending(
+        &mut self,
+        now: Now,
+        ends: Vec<Named>,
+        how: Ending,
+        proposed: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let leases = &mut self.state.leases;
+        match proposed {
+            Ok(()) => {
+                ends.into_iter().for_each(|(number, offset)| leases.ends(number, offset, how))
             }
             Err(StoreError::Full | StoreError::TooLarge { .. }) => {
-                for (number, offset) in ends {
-                    self.state.leases.ends_later(number, offset, now.mono + limit::REVIVE_AGAIN);
-                }
-                Ok(())
+                let again = now.mono + limit::REVIVE_AGAIN;
+                ends.into_iter().for_each(|(number, offset)| {
+                    leases.ends_later(number, offset, again);
+                });
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// How a message whose lease ended appears next.
