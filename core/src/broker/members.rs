@@ -361,8 +361,7 @@ impl<D: Disk> Broker<D> {
             consume_from: group.consume_from,
             disagreements: group.subscriptions.disagreements().iter().map(disagreement).collect(),
         };
-        let body = vec![body.to_bytes()];
-        self.reply(conn, frame.reply_to(), code::SUCCESS, "", Fields::default(), body);
+        self.reply_body(conn, frame.reply_to(), body.to_bytes());
         Ok(())
     }
 

@@ -229,7 +229,7 @@ impl<D: Disk> Broker<D> {
     /// What to tell a client of an append that did not happen. A store that
     /// broke ends the broker, and then the answer never leaves.
     pub(super) fn refused_or_failed(&mut self, error: StoreError) -> Rejected {
-        if let Some(rejected) = super::refusal(&error) {
+        if let Some(rejected) = super::requests::refusal(&error) {
             return rejected;
         }
         let rejected = Rejected::new(code::SERVICE_NOT_AVAILABLE, error.to_string());

@@ -10,7 +10,7 @@ use crate::{
     runtime::Disk,
     time::Now,
     wire::{
-        Fields, Frame,
+        Frame,
         body::{HalfInfo, HalfList, HalfState, ProducerGroup},
         code,
         header::{HalfHeader, ListHalvesHeader, Resolution, ResumeCheckHeader},
@@ -59,8 +59,7 @@ impl<D: Disk> Broker<D> {
         if after.is_none() {
             list.groups = self.producer_groups();
         }
-        let body = vec![list.to_bytes()];
-        self.reply(conn, frame.reply_to(), code::SUCCESS, "", Fields::default(), body);
+        self.reply_body(conn, frame.reply_to(), list.to_bytes());
         Ok(())
     }
 
@@ -139,8 +138,7 @@ impl<D: Disk> Broker<D> {
         let properties = stored.as_ref().and_then(|stored| Peek(&stored.record).properties());
         let pairs = properties.into_iter().flat_map(Properties::iter);
         info.properties = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let body = vec![info.to_bytes()];
-        self.reply(conn, frame.reply_to(), code::SUCCESS, "", Fields::default(), body);
+        self.reply_body(conn, frame.reply_to(), info.to_bytes());
         Ok(())
     }
 

@@ -1,0 +1,114 @@
+//! Who handles which request, and what leaves as its answer.
+
+use bytes::Bytes;
+
+use super::{Broker, Output, Phase};
+use crate::{
+    error::{Rejected, StoreError},
+    ids::ConnId,
+    runtime::Disk,
+    time::Now,
+    wire::{Fields, Frame, code, frame::ReplyTo, request},
+};
+
+impl<D: Disk> Broker<D> {
+    pub(super) fn frame(&mut self, now: Now, conn: ConnId, frame: Frame) {
+        self.heard(now, conn);
+        if frame.is_response() {
+            self.registration.answered(conn, &frame);
+            self.check_received(conn, &frame);
+            return;
+        }
+        if self.phase != Phase::Serving || now.mono > self.replica.lease_until() {
+            let busy = Rejected::new(code::SYSTEM_BUSY, "[REJECTREQUEST] the broker is not ready");
+            return self.refuse(conn, frame.reply_to(), busy);
+        }
+        let reply_to = frame.reply_to();
+        if let Err(rejected) = self.request(now, conn, frame) {
+            self.refuse(conn, reply_to, rejected);
+        }
+    }
+
+    fn request(&mut self, now: Now, conn: ConnId, frame: Frame) -> Result<(), Rejected> {
+        match frame.code {
+            request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+                self.send_message(now, conn, frame)
+            }
+            request::PULL_MESSAGE => self.pull_message(now, conn, frame),
+            request::POP_MESSAGE => self.pop_message(now, conn, frame),
+            request::NOTIFICATION => self.notify_of_messages(now, conn, frame),
+            request::ACK_MESSAGE => self.ack_message(conn, &frame),
+            request::BATCH_ACK_MESSAGE => self.ack_batch(conn, &frame),
+            request::CHANGE_MESSAGE_INVISIBLE_TIME => self.change_invisible(now, conn, &frame),
+            request::INVOKE_BROKER_TO_RESET_OFFSET => self.reset_offsets(conn, &frame),
+            request::GET_CONSUMER_CONNECTION_LIST => self.consumer_connections(conn, &frame),
+            request::LOCK_BATCH_MQ => self.lock_queues(now, conn, frame),
+            request::UNLOCK_BATCH_MQ => self.unlock_queues(conn, &frame),
+            request::LIST_HALVES => self.list_halves(now, conn, &frame),
+            request::SHOW_HALF => self.show_half(now, conn, &frame),
+            request::SETTLE_HALF => self.settle_half(now, conn, &frame),
+            request::RESUME_CHECK_HALF_MESSAGE => self.resume_half(now, conn, &frame),
+            request::END_TRANSACTION => self.end_transaction(now, conn, &frame),
+            request::HEART_BEAT => self.heartbeat(now, conn, frame),
+            request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
+            request::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(conn, &frame),
+            request::QUERY_CONSUMER_OFFSET => self.query_offset(conn, &frame),
+            request::UPDATE_CONSUMER_OFFSET => self.update_offset(now, conn, frame),
+            request::GET_MAX_OFFSET => self.max_offset(conn, &frame),
+            request::GET_MIN_OFFSET => self.min_offset(conn, &frame),
+            request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(conn, &frame),
+            request::UPDATE_AND_CREATE_TOPIC => self.create_topic(conn, &frame),
+            request::CONSUMER_SEND_MSG_BACK => self.send_back(now, conn, frame),
+            request::RECALL_MESSAGE => self.recall_message(conn, &frame),
+            request::REPLAY_DEAD_LETTERS => self.replay_dead_letters(now, conn, &frame),
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.configure_group(conn, &frame),
+            request::GET_SUBSCRIPTIONGROUP_CONFIG => self.show_group(conn, &frame),
+            other => Err(Rejected::new(
+                code::REQUEST_CODE_NOT_SUPPORTED,
+                format!("request code {other} is not supported"),
+            )),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, conn: ConnId, reply_to: ReplyTo, rejected: Rejected) {
+        self.counters.refused += 1;
+        self.reply(conn, reply_to, rejected.code, &rejected.remark, Fields::default(), Vec::new());
+    }
+
+    pub(super) fn reply_ok(&mut self, conn: ConnId, reply_to: ReplyTo, fields: Fields) {
+        self.reply(conn, reply_to, code::SUCCESS, "", fields, Vec::new());
+    }
+
+    pub(super) fn reply_body(&mut self, conn: ConnId, reply_to: ReplyTo, body: Bytes) {
+        self.reply(conn, reply_to, code::SUCCESS, "", Fields::default(), vec![body]);
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        conn: ConnId,
+        reply_to: ReplyTo,
+        code: i32,
+        remark: &str,
+        fields: Fields,
+        body: Vec<Bytes>,
+    ) {
+        if reply_to.one_way {
+            return;
+        }
+        let packet = reply_to.answer(code, remark, fields, body);
+        self.outputs.push_back(Output::Send { conn, packet });
+    }
+}
+
+/// What a refused append tells a client. Nothing of it was stored.
+pub(super) fn refusal(error: &StoreError) -> Option<Rejected> {
+    match error {
+        StoreError::Full => {
+            Some(Rejected::new(code::SERVICE_NOT_AVAILABLE, "the disk is full: nothing is stored"))
+        }
+        StoreError::TooLarge { .. } => {
+            Some(Rejected::new(code::MESSAGE_ILLEGAL, error.to_string()))
+        }
+        _ => None,
+    }
+}
