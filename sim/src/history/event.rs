@@ -308,6 +308,24 @@ pub enum EventKind {
     Durable {
         position: u64,
     },
+    /// Several brokers are replicas of one set (the lane), from here on these. A
+    /// set's shards live on its own lane; a broker without a set is its own.
+    Formed {
+        replicas: Box<[LaneId]>,
+    },
+    /// Probe: what a replica (the lane) is, at each change of term or role.
+    Role {
+        term: u64,
+        role: Role,
+    },
+    /// Probe: a replica's log is committed up to this entry, which ends at `end`.
+    Committed {
+        index: u64,
+        end: u64,
+        /// Over every entry so far and what all replicas must hold of it alike:
+        /// term, index, kind, bytes. Equal indices have equal digests.
+        digest: u64,
+    },
     /// Probe: a group's committed offset (the next to consume) as the broker
     /// has it, at each change and once in each life.
     GroupOffset {

@@ -318,6 +318,14 @@ impl Story<'_> {
             EventKind::Quiesced => f.write_str("-- quiet --"),
             EventKind::Recovered { log_end } => write!(f, "has recovered its log up to {log_end}"),
             EventKind::Durable { position } => write!(f, "is durable up to {position}"),
+            EventKind::Formed { replicas } => {
+                f.write_str("is replicated by")?;
+                replicas.iter().try_for_each(|lane| write!(f, " {}", self.names.of_lane(*lane)))
+            }
+            EventKind::Role { term, role } => write!(f, "is a {} in term {term}", role.name()),
+            EventKind::Committed { index, end, digest } => {
+                write!(f, "has committed entry {index}, to {end} (digest {digest:016x})")
+            }
             EventKind::GroupOffset { group, shard, offset, end } => {
                 write!(f, "has {} at ", self.names.of_group(*group))?;
                 self.slot(f, *shard, *offset)?;

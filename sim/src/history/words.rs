@@ -253,6 +253,15 @@ impl FaultKind {
 }
 
 named! {
+    /// What a replica is to its set.
+    Role {
+        Leader = "leader",
+        Candidate = "candidate",
+        Follower = "follower",
+    }
+}
+
+named! {
     /// What happened inside a machine, seen by its disk or by the probe.
     Mark {
         /// The disk answered a sync with an error.
@@ -269,6 +278,9 @@ named! {
         StoreStopped = "store-stopped",
         /// The members of a group disagree about what they subscribe to.
         SubscriptionConflict = "subscription-conflict",
+        /// A replica lost what it had promised to keep, and has no say before it
+        /// has caught up.
+        Distrusted = "distrusted",
         SegmentRoll = "segment-roll",
         SegmentRecycle = "segment-recycle",
     }

@@ -306,6 +306,9 @@ fn kind(kind: &EventKind) -> Kind {
         }
         EventKind::Recovered { .. }
         | EventKind::Durable { .. }
+        | EventKind::Formed { .. }
+        | EventKind::Role { .. }
+        | EventKind::Committed { .. }
         | EventKind::Expired { .. }
         | EventKind::HalfParked { .. }
         | EventKind::HalfResumed { .. }
