@@ -26,7 +26,7 @@ impl Set {
             let mut config = small_config(Flush::Sync);
             config.replica_set = Some(ReplicaSet {
                 id: NodeId(number),
-                voters: (1..=3).map(NodeId).collect(),
+                peers: (1..=3).map(|id| (NodeId(id), ([127, 0, 0, 1], id as u16).into())).collect(),
                 election_timeout: Duration::from_millis(100),
                 founding: true,
             });

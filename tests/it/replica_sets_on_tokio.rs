@@ -1,9 +1,7 @@
 //! Three replicas on real sockets and disks, in one process: the one that leads
 //! is dropped with everything it runs, twice, while a client goes on.
 
-use std::{
-    cell::Cell, collections::BTreeMap, net::SocketAddr, path::PathBuf, rc::Rc, time::Duration,
-};
+use std::{cell::Cell, net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
 
 use stormglass::{
     Client, ConsumerConfig, Message, StartAt,
@@ -72,13 +70,10 @@ fn replicas(names: SocketAddr, secret: &str, dir: &std::path::Path) -> Vec<Repli
     let replica = |number: usize| {
         let set = ReplicaSet {
             id: NodeId(number as u64 + 1),
-            voters: (1..=3).map(NodeId).collect(),
+            peers: (1..).map(NodeId).zip(peers.iter().copied()).collect(),
             election_timeout: Duration::from_millis(300),
             founding: true,
         };
-        let others = (0..3).filter(|other| *other != number);
-        let addresses: BTreeMap<NodeId, SocketAddr> =
-            others.map(|other| (NodeId(other as u64 + 1), peers[other])).collect();
         let broker = BrokerConfig {
             name_servers: vec![names],
             replica_set: Some(set),
@@ -87,7 +82,7 @@ fn replicas(names: SocketAddr, secret: &str, dir: &std::path::Path) -> Vec<Repli
         };
         let secret = secret.as_bytes().to_vec();
         let config = NodeConfig {
-            peers: Some(PeerConfig { listen: peers[number], addresses, secret }),
+            peers: Some(PeerConfig { listen: peers[number], secret }),
             ..NodeConfig::broker(broker)
         };
         Replica { config, data: dir.join(number.to_string()), running: None }

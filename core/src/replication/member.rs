@@ -11,6 +11,7 @@ mod messages;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -42,8 +43,10 @@ const MAX_ENTRY: usize = codec::MAX_BODY - 1024;
 #[derive(Clone, Debug)]
 pub struct ReplicaSet {
     pub id: NodeId,
-    /// All replicas, this one too, in the same order everywhere.
-    pub voters: Vec<NodeId>,
+    /// Where the replicas listen for each other: of a new set all of them, this
+    /// one too, and the same everywhere. A replica that joins later asks these;
+    /// once it has a log or a snapshot, what those say counts.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
     /// The shortest silence of a leader after which another one is elected; the
     /// longest is just below twice that. Heartbeats take a fifth of it.
     pub election_timeout: Duration,
@@ -109,10 +112,10 @@ impl<D: Disk> Member<D> {
         set: &ReplicaSet,
         seed: u64,
     ) -> Result<(Member<D>, Recovered), StoreError> {
-        assert!(set.voters.contains(&set.id), "a replica is one of its set");
+        assert!(set.peers.contains_key(&set.id), "a replica is one of its set");
         log.replicas = Replicas::Group { founding: set.founding };
         let (log, found) = CommitLog::open(&mut disk, log, base)?;
-        let voters = set.voters.clone();
+        let voters = set.peers.keys().copied().collect();
         let known = log.last_index();
         let store = Store { disk, log, voters, folded: base.index, known };
         let config = raft::Config {

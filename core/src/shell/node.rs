@@ -46,7 +46,8 @@ const IDLE_SCAN: Duration = Duration::from_secs(10);
 pub struct NodeConfig {
     pub broker: Option<BrokerConfig>,
     pub name_server: bool,
-    /// The other replicas of the broker's set, if it has one.
+    /// How this node speaks with the other replicas of its broker's set, if it
+    /// has one.
     pub peers: Option<PeerConfig>,
     /// Connections beyond this are closed at once.
     pub max_connections: usize,
@@ -209,7 +210,8 @@ impl<R: Runtime> Node<R> {
             segment_bytes: broker.log.segment_bytes,
         };
         let (runtime, events) = (&self.runtime, &self.events);
-        let started = Peers::start(runtime, set.id, peers, membership, events, Event::Peer).await;
+        let started =
+            Peers::start(runtime, set.id, peers, &set.peers, membership, events, Event::Peer).await;
         self.peers = Some(started.map_err(NodeError::Accept)?);
         Ok(())
     }

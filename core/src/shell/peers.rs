@@ -49,21 +49,18 @@ const WAITING: usize = 32 << 20;
 const STRANGERS: usize = 64;
 const READ_CHUNK: usize = 64 << 10;
 
-/// Where the other replicas are, and what proves that they are it.
+/// Where a replica is for the others, and what proves that it is one.
 #[derive(Clone)]
 pub struct PeerConfig {
     /// Where this replica listens for the others.
     pub listen: SocketAddr,
-    /// The other replicas.
-    pub addresses: BTreeMap<NodeId, SocketAddr>,
     /// What all replicas of the set know, and nobody else.
     pub secret: Vec<u8>,
 }
 
 impl fmt::Debug for PeerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PeerConfig { listen, addresses, .. } = self;
-        write!(f, "replica at {listen}, others at {addresses:?}")
+        write!(f, "replica at {}", self.listen)
     }
 }
 
@@ -92,6 +89,7 @@ impl Peers {
         runtime: &R,
         id: NodeId,
         config: &PeerConfig,
+        addresses: &BTreeMap<NodeId, SocketAddr>,
         membership: Membership,
         events: &mpsc::Sender<E>,
         wrap: fn(PeerEvent) -> E,
@@ -100,7 +98,7 @@ impl Peers {
         let ours = Ours { runtime: runtime.clone(), id, membership, events: events.clone(), wrap };
         runtime.spawn(accept(ours.clone(), listener));
         let mut links = BTreeMap::new();
-        for (&peer, &addr) in &config.addresses {
+        for (&peer, &addr) in addresses.iter().filter(|(peer, _)| **peer != id) {
             let link = Link::default();
             runtime.spawn(keep_dialling(ours.clone(), peer, addr, link.clone()));
             links.insert(peer, link);

@@ -3,6 +3,7 @@
 //! strict (fact sheet, sections 2, 4, 5 and 13).
 
 mod batch;
+mod cluster;
 mod connections;
 mod dialect;
 mod group;
@@ -14,6 +15,9 @@ mod route;
 mod subscription;
 
 pub use batch::{BatchRecord, BatchRecords, put_batch_record};
+pub use cluster::{
+    ClusterStatus, MemberChange, OwnStatus, ReplicaProgress, ReplicaRole, ReplicaStatus,
+};
 pub use connections::{ConsumerConnections, MemberConnection, MemberDisagreement, language_name};
 pub use group::{RetryPolicy, SubscriptionGroup};
 pub use halves::{HalfInfo, HalfList, HalfState, ProducerGroup};
@@ -77,6 +81,8 @@ json_body!(
     ConsumerConnections = "list of connections",
     ResetOffsets = "table of offsets",
     BatchAck = "batch of acknowledgements",
+    ClusterStatus = "status of a replica set",
+    MemberChange = "change of members",
 );
 
 #[cfg(test)]

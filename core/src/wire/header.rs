@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+pub use cluster::TransferLeaderHeader;
 pub use pop::{
     AckHeader, ChangeInvisibleHeader, ChangeInvisibleReply, NotificationHeader, NotificationReply,
     PopHeader, PopReply, ReceiptHandle,
@@ -143,6 +144,7 @@ macro_rules! header {
 }
 
 // Below the macro, which is visible from there on.
+mod cluster;
 mod pop;
 mod progress;
 mod retry;

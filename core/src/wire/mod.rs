@@ -49,6 +49,9 @@ pub mod request {
     pub const LIST_HALVES: i32 = 20_037;
     pub const SHOW_HALF: i32 = 20_038;
     pub const SETTLE_HALF: i32 = 20_039;
+    pub const CLUSTER_STATUS: i32 = 20_040;
+    pub const CHANGE_MEMBERS: i32 = 20_041;
+    pub const TRANSFER_LEADER: i32 = 20_042;
     // Beyond what a binary header can hold: these come with JSON headers only.
     pub const POP_MESSAGE: i32 = 200_050;
     pub const ACK_MESSAGE: i32 = 200_051;
@@ -92,6 +95,9 @@ pub mod code {
     /// before it, or too late to know whether it is a repetition: nothing was
     /// stored.
     pub const OUT_OF_SEQUENCE: i32 = 20_002;
+    /// Stormglass's own. Another replica of the set leads, or nobody does: ask
+    /// there, or again. Nothing was changed.
+    pub const NOT_LEADER: i32 = 20_003;
 }
 
 /// `language` of the header: Java, and what Stormglass says of itself.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::*;
+use super::{super::*, cluster};
 use crate::{
     ids::LogIndex,
     log::{
@@ -23,7 +23,7 @@ impl One {
     fn new(flush: Flush) -> One {
         let set = ReplicaSet {
             id: NodeId(1),
-            voters: (1..=3).map(NodeId).collect(),
+            peers: cluster::peers(3),
             election_timeout: Duration::from_millis(200),
             founding: true,
         };

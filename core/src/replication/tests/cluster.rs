@@ -2,7 +2,7 @@
 //! delays, repeats and reorders, disks that lose what was not synced, clocks
 //! that run at different speeds. It checks at every step what must always hold.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
@@ -67,6 +67,11 @@ struct Committed {
     parts: Vec<Bytes>,
 }
 
+/// The addresses of a group of so many. Nobody dials them.
+pub fn peers(size: usize) -> BTreeMap<NodeId, SocketAddr> {
+    (1..=size as u64).map(|id| (NodeId(id), ([127, 0, 0, 1], id as u16).into())).collect()
+}
+
 pub struct Cluster {
     pub now: Time,
     pub rng: Rng,
@@ -119,11 +124,11 @@ impl Cluster {
     }
 
     pub fn start(&mut self, at: usize) {
-        let voters = (1..=self.nodes.len() as u64).map(NodeId).collect();
+        let peers = peers(self.nodes.len());
         let node = &mut self.nodes[at];
         let set = ReplicaSet {
             id: NodeId(at as u64 + 1),
-            voters,
+            peers,
             election_timeout: ELECTION_TIMEOUT,
             founding: node.founding,
         };
