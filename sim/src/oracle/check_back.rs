@@ -80,7 +80,7 @@ impl Oracle for CheckBack {
             EventKind::CheckReceived { message: Some(id), .. } => {
                 self.asked(*id, event.lane, facts)
             }
-            EventKind::HalfParked { message: Some(id), .. } => parked(*id, facts),
+            EventKind::HalfParked { message: Some(id), .. } => parked(*id, event.lane, facts),
             EventKind::HalfResumed { message: Some(id), .. } => {
                 self.counted.remove(id);
                 self.expect(*id, event.at, facts);
@@ -173,18 +173,21 @@ fn too_young(message: &Message, half: &Half, facts: &Facts) -> Option<u64> {
     let stored_at = message.stored_held.map_or(facts.now, |stored| stored.at);
     let shard = message.shard.or(message.stored_held.map(|stored| stored.shard))?;
     let broker = facts.shard(shard).broker;
-    let clock = &facts.node(broker).clock;
-    let due = clock.range(message.begun_at, stored_at).0 + age_at_check(half, facts) as i64;
+    let since = facts.shown(broker, message.begun_at, stored_at).0;
+    let due = since + age_at_check(half, facts) as i64;
     let is_early = facts.is_early(broker, due, message.begun_at);
-    is_early.then(|| (due - clock.shows(facts.now)) as u64)
+    is_early.then(|| (due - facts.shown(broker, facts.now, facts.now).1) as u64)
 }
 
-fn parked(id: MessageId, facts: &Facts) -> Verdict {
+fn parked(id: MessageId, lane: LaneId, facts: &Facts) -> Verdict {
     let Some((message, half)) = half_of(id, facts) else { return Ok(()) };
     if message.most_copies() > 1 {
         return Ok(());
     }
-    if let Some(before) = half.parked {
+    if let Some((before, by)) = half.parked {
+        if by != lane {
+            return Ok(());
+        }
         return Err(Violation::new(Breach::ParkedTwice { message: id }, facts, [before]));
     }
     if let Some(ended) = facts.decision(message) {

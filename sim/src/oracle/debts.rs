@@ -7,6 +7,7 @@ use super::{
     EventIndex, Facts,
     facts::{Message, Place},
     readers::{Answer, Delivery, Reader},
+    replicas::Stored,
 };
 use crate::history::{Decision, From, MessageId, Mode, Pace, ShardId, TagId, TopicId};
 
@@ -117,7 +118,7 @@ impl Facts {
             Some(_) => self.decision(message).filter(|d| d.decision == Decision::Commit)?.event,
             None => {
                 let by = self.due(message)?.1;
-                let due = self.broker_of(stored.shard).clock.when(by, self.now);
+                let due = self.when_shown(self.shard(stored.shard).broker, by);
                 let taken_back = message.recall.is_some_and(|recall| !recall.refused);
                 (self.is_awaited(due) && !taken_back).then_some(stored.event)?
             }
@@ -215,12 +216,19 @@ impl Facts {
     /// Whether power loss under async flush excuses that this is gone.
     pub fn may_be_lost(&self, message: &Message) -> bool {
         let Some(stored) = message.stored() else { return true };
-        let broker = self.broker_of(stored.shard);
+        let lane = self.shard(stored.shard).broker;
+        if self.set(lane).is_some() {
+            let (begun_at, stored_by) = (message.begun_at, stored.at);
+            let Place { event, position, .. } = stored;
+            let stored = Stored { begun_at, stored_by, event, position };
+            return message.lost.is_some() || self.may_be_gone(lane, stored).is_ok();
+        }
+        let broker = self.node(lane);
         // The recovered log says exactly what is gone; the clock only roughly.
         let is_known = stored.position.is_some()
             && broker.recovered.is_some_and(|recovered| {
                 recovered > stored.event
-                    && broker.power_losses.last().is_some_and(|(_, lost)| *lost < recovered)
+                    && broker.power_losses.last().is_some_and(|lost| lost.event < recovered)
             });
         let at_risk = || self.was_at_risk(message, stored.shard, stored.at);
         message.lost.is_some() || (!is_known && at_risk())
@@ -230,8 +238,9 @@ impl Facts {
     /// under async flush, stored no longer before than the flush interval.
     pub fn was_at_risk(&self, message: &Message, shard: ShardId, stored_by: u64) -> bool {
         !self.context.sync_flush
-            && self.broker_of(shard).power_losses.iter().any(|(at, _)| {
-                message.begun_at <= *at && stored_by >= at.saturating_sub(self.context.flush_window)
+            && self.power_losses(self.shard(shard).broker).any(|loss| {
+                let earliest = loss.at.saturating_sub(self.context.flush_window);
+                message.begun_at <= loss.at && stored_by >= earliest
             })
     }
 }

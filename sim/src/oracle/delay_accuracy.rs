@@ -50,7 +50,8 @@ impl Oracle for DelayAccuracy {
                 let Some((least, most)) = facts.due(message) else { return Ok(()) };
                 let broker = facts.shard(shard).broker;
                 if facts.is_early(broker, least, message.begun_at) {
-                    let by_micros = (least - facts.node(broker).clock.shows(facts.now)) as u64;
+                    let shown = facts.shown(broker, facts.now, facts.now).1;
+                    let by_micros = (least - shown) as u64;
                     let breach = Breach::Early { message: *id, shard, offset, by_micros };
                     return Err(Violation::new(breach, facts, [message.begun]));
                 }

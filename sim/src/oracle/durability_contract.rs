@@ -1,8 +1,11 @@
-//! Durability has a name, and the name says what a crash may take: under sync
-//! flush nothing; under async flush, and only when power fails, the end of the
-//! log, as far as it is younger than the flush interval (L1).
+//! Durability has a name, and the name says what a crash may take. Of a broker
+//! alone: under sync flush nothing; under async flush, and only when power fails,
+//! the end of the log, as far as it is younger than the flush interval (L1). Of a
+//! replica set: what a majority of destroyed disks had; under async flush also
+//! what a replica that acknowledged it lost with its power, if no majority is
+//! left that has it (L4).
 
-use super::{Facts, Oracle, Verdict, Violation, facts::Message};
+use super::{Facts, NotAllowed, Oracle, Verdict, Violation, replicas};
 use crate::history::{Event, EventKind, LaneId, MessageId, Names, ShardId, Stored};
 
 #[derive(Debug, Default)]
@@ -18,22 +21,12 @@ pub enum Breach {
     Lost { message: MessageId, shard: ShardId, offset: u64, cause: NotAllowed },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAllowed {
-    SyncFlush,
-    ScenarioForbids,
-    /// Only a process died.
-    NoPowerLoss,
-    /// It was older than the flush interval.
-    TooOld,
-}
-
 impl Oracle for DurabilityContract {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
         match &event.kind {
             EventKind::SendOk { op, shard, position: Some(position), status, .. }
             | EventKind::SendHeld { op, shard, position: Some(position), status, .. } => {
-                let Some(durable) = facts.broker_of(*shard).durable else { return Ok(()) };
+                let Some(durable) = facts.durable_of(*shard) else { return Ok(()) };
                 let promised = facts.context.sync_flush && *status == Stored::AsPromised;
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 if !promised || *position < durable {
@@ -49,14 +42,17 @@ impl Oracle for DurabilityContract {
     }
 }
 
+/// A broker has recovered its log, or a set has a new leader with its own.
 fn recovered(broker: LaneId, log_end: u64, facts: &Facts) -> Verdict {
     let node = facts.node(broker);
-    let stopped = node.stopped.into_iter();
-    if let Some(durable) = node.durable.filter(|durable| *durable > log_end) {
+    let stopped = facts.replicas(broker).filter_map(|(_, node)| node.stopped).max();
+    // The others repair a replica whose disk is damaged; one alone must refuse.
+    let is_repaired = node.set.is_some() && node.damaged.is_some();
+    if let Some(durable) = node.durable.filter(|durable| *durable > log_end && !is_repaired) {
         let breach = Breach::DurableLost { broker, durable, log_end };
         return Err(Violation::new(breach, facts, stopped));
     }
-    for (_, shard, offset) in facts.log_from(broker, log_end) {
+    for (position, shard, offset) in facts.log_from(broker, log_end) {
         let slot = facts.slot(shard, offset).filter(|slot| slot.lost.is_none());
         let Some(id) = slot.and_then(|slot| slot.message) else { continue };
         let Some(message) = facts.message(id) else { continue };
@@ -64,37 +60,29 @@ fn recovered(broker: LaneId, log_end: u64, facts: &Facts) -> Verdict {
         let Some(place) = proof.into_iter().find(|p| (p.shard, p.offset) == (shard, offset)) else {
             continue;
         };
-        if let Some(cause) = not_allowed(broker, message, shard, place.at, facts) {
+        let stored = replicas::Stored {
+            begun_at: message.begun_at,
+            stored_by: place.at,
+            event: place.event,
+            position: Some(position),
+        };
+        if let Err(cause) = may_be_gone(broker, stored, facts) {
             let breach = Breach::Lost { message: id, shard, offset, cause };
-            return Err(Violation::new(breach, facts, stopped.chain([place.event])));
+            return Err(Violation::new(breach, facts, stopped.into_iter().chain([place.event])));
         }
     }
     Ok(())
 }
 
-fn not_allowed(
-    broker: LaneId,
-    message: &Message,
-    shard: ShardId,
-    stored_by: u64,
-    facts: &Facts,
-) -> Option<NotAllowed> {
+fn may_be_gone(broker: LaneId, stored: replicas::Stored, facts: &Facts) -> Result<(), NotAllowed> {
     let node = facts.node(broker);
-    let power_lost = node
-        .power_losses
-        .last()
-        .is_some_and(|(_, lost)| node.recovered.is_none_or(|recovered| recovered < *lost));
-    if facts.context.sync_flush {
-        Some(NotAllowed::SyncFlush)
-    } else if !power_lost {
-        Some(NotAllowed::NoPowerLoss)
-    } else if facts.context.may_lose_nothing {
-        Some(NotAllowed::ScenarioForbids)
-    } else if !facts.was_at_risk(message, shard, stored_by) {
-        Some(NotAllowed::TooOld)
-    } else {
-        None
+    // What it lost of earlier power failures, it lost at the recovery after them.
+    let lost = node.power_losses.last().is_some_and(|l| node.recovered.is_none_or(|r| r < l.event));
+    let is_alone = facts.set(broker).is_none();
+    if is_alone && !lost && !facts.context.sync_flush {
+        return Err(NotAllowed::NoPowerLoss);
     }
+    facts.may_be_gone(broker, stored)
 }
 
 impl Breach {
@@ -110,12 +98,7 @@ impl Breach {
             }
             Breach::Lost { message, shard, offset, cause } => {
                 let slot = names.text_of_slot(*shard, *offset);
-                let why = match cause {
-                    NotAllowed::SyncFlush => "sync flush allows no loss",
-                    NotAllowed::ScenarioForbids => "this scenario allows no loss",
-                    NotAllowed::NoPowerLoss => "a killed process alone loses nothing",
-                    NotAllowed::TooOld => "it was older than the flush interval",
-                };
+                let why = cause.tell();
                 format!("{message} at {slot} was stored and did not survive the crash: {why}")
             }
         }

@@ -16,7 +16,7 @@ impl Oracle for DurableVisibility {
         let EventKind::Delivered { shard, queue_offset, position, .. } = &event.kind else {
             return Ok(());
         };
-        match facts.broker_of(*shard).durable {
+        match facts.durable_of(*shard) {
             Some(durable) if facts.context.sync_flush && *position >= durable => {
                 let (shard, offset, position) = (*shard, *queue_offset, *position);
                 let breach = Breach::SeenBeforeDurable { shard, offset, position, durable };

@@ -8,6 +8,7 @@ use super::{
     Context, GroupRules,
     held::{End, Half, Producer, Recall, StoredHeld},
     readers::{Delivery, Member, Reader, ReaderId},
+    replicas::ReplicaSet,
     sparse::Sparse,
     wall_clock::WallClock,
 };
@@ -99,20 +100,41 @@ pub struct Slot {
     pub lost: Option<EventIndex>,
 }
 
+/// A machine's power failed.
+#[derive(Clone, Copy, Debug)]
+pub struct PowerLoss {
+    pub at: u64,
+    pub event: EventIndex,
+    /// How far its log was durable, and how far it was there afterwards.
+    pub durable: Option<u64>,
+    pub kept: Option<u64>,
+}
+
 #[derive(Debug, Default)]
 pub struct Node {
+    /// The set that it is a replica of.
+    pub set: Option<LaneId>,
     pub life: u32,
     pub up: bool,
     pub down_by: Option<Stop>,
     pub durable: Option<u64>,
+    /// What it last called durable in this life.
+    pub(super) called_durable: Option<u64>,
+    /// How far it has committed in this life: an entry, and its end.
+    pub committed: Option<(u64, u64)>,
+    /// Of a replica, in this life: what it has made of its log.
+    pub offsets: BTreeMap<(GroupId, ShardId), u64>,
+    /// Everything before this lies in its log for sure, as it was committed.
+    pub holds: u64,
     pub stopped: Option<EventIndex>,
-    pub power_losses: Vec<(u64, EventIndex)>,
+    pub power_losses: Vec<PowerLoss>,
     /// In this life, and when.
     pub sync_failed: Option<(EventIndex, u64)>,
     pub started: Option<EventIndex>,
     pub recovered: Option<EventIndex>,
-    /// Its disk has been damaged in a way that no sync guards against.
-    pub damaged: Option<EventIndex>,
+    /// Its disk has been damaged in a way that no sync guards against: the first
+    /// and the last time.
+    pub damaged: Option<(EventIndex, EventIndex)>,
     pub clock: WallClock,
     pub(super) log: Vec<Stretch>,
     /// Held messages by their place in the log, as answers came.
@@ -158,6 +180,7 @@ pub struct Facts {
     pub disturbed: (u64, EventIndex),
     pub(super) members: Vec<Member>,
     pub(super) nodes: Vec<Node>,
+    pub(super) sets: BTreeMap<LaneId, ReplicaSet>,
     pub(super) slots: Vec<Sparse<Slot>>,
     /// Per shard: offsets below this have expired.
     pub(super) expired: Vec<(u64, EventIndex)>,
@@ -190,6 +213,7 @@ impl Facts {
             disturbed: (0, 0),
             members: Vec::new(),
             nodes: Vec::new(),
+            sets: BTreeMap::new(),
             slots: Vec::new(),
             expired: Vec::new(),
             sizes: Vec::new(),
@@ -268,11 +292,6 @@ impl Facts {
     pub fn only_broker(&self) -> Option<LaneId> {
         let first = self.shards.first()?.broker;
         self.shards.iter().all(|shard| shard.broker == first).then_some(first)
-    }
-
-    /// The broker that holds a shard.
-    pub fn broker_of(&self, shard: ShardId) -> &Node {
-        self.node(self.shard(shard).broker)
     }
 
     pub fn member(&self, member: MemberId) -> &Member {

@@ -36,7 +36,7 @@ impl Oracle for FaultHonesty {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
         match &event.kind {
             EventKind::Delivered { shard, queue_offset, message, body_hash, .. } => {
-                let Some(damaged) = facts.broker_of(*shard).damaged else { return Ok(()) };
+                let Some(damaged) = facts.damaged(*shard) else { return Ok(()) };
                 let sent = message.and_then(|message| facts.message(message));
                 let is_right = match message {
                     Some(_) => sent.is_none_or(|sent| sent.body_hash == *body_hash),
@@ -51,7 +51,8 @@ impl Oracle for FaultHonesty {
                 // An answer to an earlier request may have been on its way; and async
                 // flush answers until it hears of the failure, which takes a sync's time.
                 let heard = if facts.context.sync_flush { 0 } else { facts.context.flush_window };
-                let failed = facts.broker_of(*shard).sync_failed;
+                // Of a set only one replica is out; the others go on.
+                let failed = facts.node(facts.shard(*shard).broker).sync_failed;
                 let failed =
                     failed.filter(|(at, micros)| op.begun > *at && op.begun_at >= *micros + heard);
                 let Some((failed, _)) = failed else { return Ok(()) };

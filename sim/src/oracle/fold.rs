@@ -3,7 +3,7 @@
 mod consuming;
 
 use super::{
-    facts::{ActiveFault, Facts, Message, Op, Place, Stretch, grown},
+    facts::{ActiveFault, Facts, Message, Op, Place, PowerLoss, Stretch, grown},
     held::{Half, StoredHeld},
 };
 use crate::history::{
@@ -13,6 +13,7 @@ use crate::history::{
 impl Facts {
     /// Folds in an event that has been judged.
     pub fn absorb(&mut self, event: &Event) {
+        self.absorb_replica(event);
         match &event.kind {
             EventKind::SendBegun { .. } => self.begin_send(event),
             EventKind::SendOk { op, shard, queue_offset, position, status, tries } => {
@@ -46,7 +47,9 @@ impl Facts {
                     message.unknown = true;
                 }
             }
-            EventKind::TopicSized { topic, queues } => self.size(event.lane, *topic, *queues),
+            EventKind::TopicSized { topic, queues } => {
+                self.size(self.set_of(event.lane), *topic, *queues)
+            }
             EventKind::Expired { shard, to, .. } => {
                 let expired = &mut self.expired[shard.index()];
                 *expired = (*expired).max((*to, self.index));
@@ -55,7 +58,8 @@ impl Facts {
                 let event = self.index;
                 if fault.kind.damages() {
                     for lane in &fault.lanes {
-                        self.nodes[lane.index()].damaged.get_or_insert(event);
+                        let damaged = &mut self.nodes[lane.index()].damaged;
+                        damaged.get_or_insert((event, event)).1 = event;
                     }
                 }
                 let (fault, kind, lanes) = (fault.fault, fault.kind, fault.lanes.clone());
@@ -75,19 +79,24 @@ impl Facts {
                 let index = self.index;
                 let node = &mut self.nodes[event.lane.index()];
                 (node.life, node.up, node.sync_failed) = (*life, true, None);
+                (node.committed, node.called_durable) = (None, None);
+                node.offsets.clear();
                 node.started = Some(index);
                 self.disturb();
             }
             EventKind::NodeStopped { why } => {
-                let lost_power = (event.at, self.index);
+                let index = self.index;
                 let node = &mut self.nodes[event.lane.index()];
                 (node.up, node.down_by) = (false, Some(*why));
                 if let Some(producer) = self.producers.get_mut(&event.lane) {
                     producer.alive = false;
                 }
-                node.stopped = Some(lost_power.1);
+                node.stopped = Some(index);
                 if *why == Stop::PowerLost {
-                    node.power_losses.push(lost_power);
+                    let durable = node.durable;
+                    node.holds = node.holds.min(durable.unwrap_or(0));
+                    let (at, event) = (event.at, index);
+                    node.power_losses.push(PowerLoss { at, event, durable, kept: None });
                 }
                 self.disturb();
             }
@@ -98,10 +107,6 @@ impl Facts {
             EventKind::ChaosEnded => self.chaos_ended = Some((event.at, self.index)),
             EventKind::Quiesced => self.quiesced = Some(self.index),
             EventKind::Recovered { log_end } => self.cut(event.lane, *log_end),
-            EventKind::Durable { position } => {
-                let durable = &mut self.nodes[event.lane.index()].durable;
-                *durable = (*durable).max(Some(*position));
-            }
             EventKind::Mark { mark } => {
                 if *mark == Mark::SyncFailed {
                     let failed = (self.index, event.at);
@@ -188,7 +193,7 @@ impl Facts {
         self.messages.get_mut(message.index())?.as_mut()
     }
 
-    fn disturb(&mut self) {
+    pub(super) fn disturb(&mut self) {
         self.disturbed = (self.now, self.index);
     }
 

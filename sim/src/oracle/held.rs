@@ -30,7 +30,8 @@ pub struct Half {
     /// Checks that reached a producer, since the start or the last resumption.
     pub checks: u32,
     pub checked: Option<(EventIndex, u64)>,
-    pub parked: Option<EventIndex>,
+    /// By whom: a replica that takes over says again what the last one did.
+    pub parked: Option<(EventIndex, LaneId)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,19 +83,19 @@ impl Facts {
     pub fn due(&self, message: &Message) -> Option<(i64, i64)> {
         let (held, stored) = (message.held?, message.stored_held);
         let shard = stored.map(|stored| stored.shard).or(message.seen.map(|seen| seen.shard))?;
-        let clock = &self.broker_of(shard).clock;
+        let broker = self.shard(shard).broker;
         let stored_by = stored.map_or(self.now, |stored| stored.at);
         match held {
             Held::Half => None,
             Held::For(micros) => {
-                let (least, most) = clock.range(message.begun_at, stored_by);
+                let (least, most) = self.shown(broker, message.begun_at, stored_by);
                 let micros = i64::try_from(micros).unwrap_or(i64::MAX);
                 Some((least.saturating_add(micros), most.saturating_add(micros)))
             }
             // What is due before it is stored is due at once.
             Held::Until(at) => {
                 let at = i64::try_from(at).unwrap_or(i64::MAX);
-                Some((at, at.max(clock.range(message.begun_at, stored_by).1)))
+                Some((at, at.max(self.shown(broker, message.begun_at, stored_by).1)))
             }
         }
     }
@@ -148,7 +149,7 @@ impl Facts {
             }
             EventKind::HalfParked { message: Some(message), .. } => {
                 if let Some(half) = self.half_mut(*message) {
-                    half.parked = Some(index);
+                    half.parked = Some((index, event.lane));
                 }
             }
             EventKind::HalfResumed { message: Some(message), .. } => {

@@ -20,7 +20,7 @@ impl Facts {
         if !self.calm_for(CALM_MICROS) {
             return None;
         }
-        let due = self.node(broker).clock.when(due, self.now);
+        let due = self.when_shown(broker, due);
         let could = due.max(self.disturbed.0 + CALM_MICROS);
         self.waits_since(member, shard, could).then(|| self.now.saturating_sub(could))
     }
@@ -40,7 +40,7 @@ impl Facts {
     /// Whether this was shown too early: before the broker's clock can have
     /// shown `due`, since this event's time.
     pub fn is_early(&self, broker: LaneId, due: i64, since: u64) -> bool {
-        let (_, most) = self.node(broker).clock.range(since, self.now);
+        let (_, most) = self.shown(broker, since, self.now);
         // Clocks of brokers show whole milliseconds.
         most + CLOCK_TICK < due
     }

@@ -74,8 +74,9 @@ impl Oracle for Lease {
             // It may have been served, or not.
             EventKind::LeaseAsked { delivery, for_us } => {
                 if let Some(granted) = self.granted(*delivery) {
-                    let asked = facts.node(granted.broker).clock.shows(facts.now) + *for_us as i64;
-                    granted.ends = (granted.ends.0.min(asked), granted.ends.1.max(asked));
+                    let (least, most) = facts.shown(granted.broker, facts.now, facts.now);
+                    let (least, most) = (least + *for_us as i64, most + *for_us as i64);
+                    granted.ends = (granted.ends.0.min(least), granted.ends.1.max(most));
                 }
                 Ok(())
             }
@@ -91,7 +92,7 @@ impl Oracle for Lease {
             // What was answered may be lost with the end of the log.
             EventKind::NodeStopped { why: Stop::PowerLost } if !facts.context.sync_flush => {
                 self.granted.values_mut().for_each(|all| {
-                    all.retain(|granted| granted.broker != event.lane);
+                    all.retain(|granted| granted.broker != facts.set_of(event.lane));
                 });
                 Ok(())
             }
@@ -117,7 +118,7 @@ impl Lease {
         let (group, message) = key;
         let copies = facts.message(message).map_or(1, |message| message.most_copies()) as usize;
         let has_ended = |granted: &Granted| {
-            let (_, shown) = facts.node(granted.broker).clock.range(granted.since, facts.now);
+            let (_, shown) = facts.shown(granted.broker, granted.since, facts.now);
             // Whole milliseconds, in which the broker and the client count.
             shown + CLOCK_TICK >= granted.ends.0
         };
@@ -135,7 +136,7 @@ impl Lease {
         let breach = match acked {
             Some(_) => Breach::AckedRevived { group, message, shard, offset },
             None => {
-                let shown = facts.node(granted[0].broker).clock.shows(facts.now);
+                let (_, shown) = facts.shown(granted[0].broker, facts.now, facts.now);
                 let by_micros = (granted[0].ends.0 - shown).max(0) as u64;
                 Breach::Early { group, message, shard, offset, by_micros }
             }
@@ -153,7 +154,7 @@ fn late(ended: Granted, (group, message): (GroupId, MessageId), facts: &Facts) -
     if is_busy || !facts.calm_for(CALM_MICROS) {
         return Ok(());
     }
-    let due = facts.node(ended.broker).clock.when(ended.ends.1, facts.now);
+    let due = facts.when_shown(ended.broker, ended.ends.1);
     let by_micros = facts.now.saturating_sub(due.max(facts.disturbed.0 + CALM_MICROS));
     if by_micros <= facts.context.lease_slack {
         return Ok(());

@@ -46,8 +46,8 @@ impl Oracle for LicensedDuplicates {
             let retries = reader.retries(message);
             let (copies, send_backs) = (retries.slots + 1, retries.send_backs);
             // Power loss under async flush may take back that a retry was due.
-            let may_repeat =
-                !facts.context.sync_flush && !facts.broker_of(shard).power_losses.is_empty();
+            let may_repeat = !facts.context.sync_flush
+                && facts.power_losses(facts.shard(shard).broker).next().is_some();
             if copies > send_backs && !may_repeat {
                 let group = reader.group;
                 let breach = Breach::NotSentBack { group, message, copies, send_backs };

@@ -8,6 +8,7 @@ mod fold;
 mod held;
 mod lateness;
 mod readers;
+mod replicas;
 mod sparse;
 mod wall_clock;
 
@@ -28,6 +29,7 @@ pub mod no_phantom;
 pub mod no_resurrection;
 pub mod offsets;
 pub mod producer_order;
+pub mod replica_agreement;
 pub mod retry_and_dlq;
 pub mod shard_order;
 pub mod slot_agreement;
@@ -38,6 +40,7 @@ use std::collections::BTreeMap;
 use crate::history::{Event, History, Names};
 
 pub use facts::{EventIndex, Facts};
+pub use replicas::NotAllowed;
 
 /// What the run was set up to promise. Times are microseconds of the world.
 #[derive(Clone, Debug, PartialEq)]
@@ -281,6 +284,9 @@ promises! {
     11 no_resurrection NoResurrection:
         "What was cut off the log or has expired never comes back.",
         "durability; L3, L8";
+    12 replica_agreement ReplicaAgreement:
+        "Replicas commit the same entries, never less than before, under one leader for each term.",
+        "durability; L4, L5, L7-L9, O2";
     13 durability_contract DurabilityContract:
         "A crash takes what the mode allows and nothing else.",
         "durability; L1, L2";
@@ -331,8 +337,12 @@ impl Judge {
         self.facts.learn(&history.names);
         for event in &history.events[self.facts.index as usize..] {
             self.facts.now = event.at;
-            self.bench.event(event, &self.facts, &mut self.violations);
-            self.facts.absorb(event);
+            if self.facts.is_old_news(event) {
+                self.facts.absorb_folded(event);
+            } else {
+                self.bench.event(event, &self.facts, &mut self.violations);
+                self.facts.absorb(event);
+            }
             self.facts.index += 1;
         }
     }

@@ -49,7 +49,7 @@ impl Oracle for NoPhantom {
         };
         let (shard, offset) = (*shard, *queue_offset);
         // Wrong bytes from a damaged disk break another promise: fault honesty.
-        let damaged = facts.broker_of(shard).damaged.is_some();
+        let damaged = facts.damaged(shard).is_some();
         let Some(id) = *message else {
             let breach = Breach::ForeignBody { shard, offset };
             return if damaged { Ok(()) } else { Err(Violation::new(breach, facts, [])) };

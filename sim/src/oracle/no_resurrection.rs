@@ -1,11 +1,16 @@
 //! Gone is gone: what recovery cut off the log, and what retention dropped,
 //! does not come back, from a stale segment or from anywhere.
 
+use std::collections::BTreeMap;
+
 use super::{EventIndex, Facts, Oracle, Verdict, Violation};
-use crate::history::{Event, EventKind, MessageId, Names, ShardId};
+use crate::history::{Event, EventKind, LaneId, MessageId, Names, ShardId};
 
 #[derive(Debug, Default)]
-pub struct NoResurrection;
+pub struct NoResurrection {
+    /// What each replica has dropped: everything below, since this event.
+    dropped: BTreeMap<(ShardId, LaneId), (u64, EventIndex)>,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Breach {
@@ -15,6 +20,10 @@ pub enum Breach {
 
 impl Oracle for NoResurrection {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        if let EventKind::Expired { shard, to, .. } = &event.kind {
+            let dropped = self.dropped.entry((*shard, event.lane)).or_default();
+            *dropped = (*dropped).max((*to, facts.index));
+        }
         let EventKind::Delivered { member, shard, queue_offset, message: Some(message), .. } =
             &event.kind
         else {
@@ -31,12 +40,22 @@ impl Oracle for NoResurrection {
             let breach = Breach::Truncated { message, shard, offset };
             return Err(Violation::new(breach, facts, [lost]));
         }
-        let (below, expired) = facts.expired(shard);
+        let (below, expired) = self.dropped_everywhere(shard, facts);
         if offset < below && afterwards(expired) {
             let breach = Breach::Expired { message, shard, offset, below };
             return Err(Violation::new(breach, facts, [expired]));
         }
         Ok(())
+    }
+}
+
+impl NoResurrection {
+    /// Replicas drop what they have when they come to it; until the last one
+    /// has, a message may be read.
+    fn dropped_everywhere(&self, shard: ShardId, facts: &Facts) -> (u64, EventIndex) {
+        let replicas = facts.replicas(facts.shard(shard).broker);
+        let dropped = replicas.map(|(replica, _)| self.dropped.get(&(shard, replica)).copied());
+        dropped.map(Option::unwrap_or_default).min().unwrap_or_default()
     }
 }
 

@@ -127,7 +127,7 @@ impl Offsets {
                 return Err(Violation::new(breach, facts, stored.map(|place| place.event)));
             }
         }
-        let life = facts.broker_of(shard).life;
+        let life = facts.node(facts.shard(shard).broker).life;
         let now = Committed { offset, event: facts.index, life, checked: offset };
         self.committed.insert((group, shard), now);
         Ok(())
@@ -149,9 +149,12 @@ impl Offsets {
 
     /// Whether power was lost under async flush since it was committed.
     fn is_excused(&self, shard: ShardId, known: &Committed, facts: &Facts) -> bool {
-        let broker = facts.broker_of(shard);
-        let lost = broker.power_losses.last().is_some_and(|(_, event)| *event > known.event);
-        let losing = broker.down_by == Some(Stop::PowerLost) || broker.life > known.life;
+        let lane = facts.shard(shard).broker;
+        let broker = facts.node(lane);
+        let lost = facts.power_losses(lane).any(|loss| loss.event > known.event);
+        let losing = facts.set(lane).is_some()
+            || broker.down_by == Some(Stop::PowerLost)
+            || broker.life > known.life;
         !facts.context.sync_flush && lost && losing
     }
 }

@@ -142,12 +142,11 @@ impl RetryAndDlq {
         }
         let Some(sent) = sent else { return Ok(()) };
         let broker = facts.shard(shard).broker;
-        let clock = &facts.node(broker).clock;
         let answered = sent.answered_at.unwrap_or(facts.now);
-        let (least, most) = clock.range(sent.at, answered);
+        let (least, most) = facts.shown(broker, sent.at, answered);
         let delay = sent.delay as i64;
         if facts.is_early(broker, least + delay, sent.at) {
-            let by_micros = (least + delay - clock.shows(facts.now)) as u64;
+            let by_micros = (least + delay - facts.shown(broker, facts.now, facts.now).1) as u64;
             let breach = Breach::TooSoon { group, message: *id, attempt, by_micros };
             return Err(Violation::new(breach, facts, [sent.event]));
         }
@@ -169,7 +168,7 @@ impl RetryAndDlq {
         let (group, slot) = (*group, (*shard, *queue_offset));
         let sent = message.and_then(|id| Some((id, facts.message(id)?)));
         let Some((id, sent)) = sent.filter(|(_, sent)| is_same(sent, *body_hash, *origin)) else {
-            if facts.broker_of(*shard).damaged.is_some() {
+            if facts.damaged(*shard).is_some() {
                 return Ok(());
             }
             let breach =

@@ -1,6 +1,6 @@
 use stormglass_sim::{
     history::Stop,
-    oracle::{Breach, durability_contract},
+    oracle::{Breach, NotAllowed, durability_contract},
 };
 
 use super::tale::Tale;
@@ -33,7 +33,7 @@ fn sync_flush_loses_nothing() {
     breaks!(
         bad,
         Breach::DurabilityContract(durability_contract::Breach::Lost {
-            cause: durability_contract::NotAllowed::SyncFlush,
+            cause: NotAllowed::SyncFlush,
             ..
         })
     );
@@ -56,7 +56,7 @@ fn async_flush_loses_the_end_of_the_log() {
         bad,
         Breach::DurabilityContract(durability_contract::Breach::Lost {
             offset: 0,
-            cause: durability_contract::NotAllowed::TooOld,
+            cause: NotAllowed::TooOld,
             ..
         })
     );
@@ -67,7 +67,7 @@ fn async_flush_loses_the_end_of_the_log() {
         bad,
         Breach::DurabilityContract(durability_contract::Breach::Lost {
             offset: 1,
-            cause: durability_contract::NotAllowed::NoPowerLoss,
+            cause: NotAllowed::NoPowerLoss,
             ..
         })
     );
@@ -76,7 +76,7 @@ fn async_flush_loses_the_end_of_the_log() {
     breaks!(
         good,
         Breach::DurabilityContract(durability_contract::Breach::Lost {
-            cause: durability_contract::NotAllowed::ScenarioForbids,
+            cause: NotAllowed::ScenarioForbids,
             ..
         })
     );

@@ -1,6 +1,7 @@
 //! Histories written by hand: short enough to read, complete enough to judge.
 
 mod later;
+mod set;
 
 use stormglass_sim::{
     history::{
@@ -10,6 +11,8 @@ use stormglass_sim::{
     },
     oracle::{Context, Violation, judge},
 };
+
+pub use set::SetTale;
 
 /// A run being told. Each event comes a millisecond after the one before it.
 /// There is one broker with the topic `orders`; messages are plain numbers from
@@ -53,11 +56,19 @@ pub fn position(queue: u32, offset: u64) -> u64 {
 
 impl Tale {
     pub fn new() -> Tale {
+        let mut tale = Tale::with_lane("broker-1");
+        tale.start_broker();
+        tale.push(tale.broker, EventKind::TopicSized { topic: tale.topic, queues: 2 });
+        tale
+    }
+
+    /// The shards are on this lane, and nobody has started yet.
+    fn with_lane(name: &str) -> Tale {
         let mut history = History::default();
-        let broker = history.names.lane("broker-1");
+        let broker = history.names.lane(name);
         let topic = history.names.topic("orders");
         let context = Context::default();
-        let mut tale = Tale {
+        Tale {
             history,
             now: 0,
             context,
@@ -69,10 +80,7 @@ impl Tale {
             ends: 0,
             checks: 0,
             lives: 0,
-        };
-        tale.start_broker();
-        tale.push(broker, EventKind::TopicSized { topic, queues: 2 });
-        tale
+        }
     }
 
     pub fn async_flush() -> Tale {
@@ -375,10 +383,14 @@ impl Tale {
     }
 
     pub fn fault(&mut self, kind: FaultKind) -> FaultId {
+        self.fault_at(self.broker, kind)
+    }
+
+    pub fn fault_at(&mut self, lane: LaneId, kind: FaultKind) -> FaultId {
         let fault = FaultId::at(self.faults);
         self.faults += 1;
-        let (lanes, text) = (vec![self.broker], kind.name().to_owned());
-        self.push(self.broker, EventKind::Fault(Box::new(Fault { fault, kind, lanes, text })));
+        let (lanes, text) = (vec![lane], kind.name().to_owned());
+        self.push(lane, EventKind::Fault(Box::new(Fault { fault, kind, lanes, text })));
         fault
     }
 

@@ -1,0 +1,243 @@
+//! What is known of brokers that are replicas of one set: who belongs to it,
+//! what is safe there, what crashes may take, and who speaks for it. A broker
+//! without a set is the only replica of itself.
+
+use super::{
+    EventIndex, Facts,
+    facts::{Node, PowerLoss},
+};
+use crate::history::{Event, EventKind, LaneId, Role, ShardId};
+
+#[derive(Debug, Default)]
+pub struct ReplicaSet {
+    pub replicas: Vec<LaneId>,
+    /// The newest leader, with its term.
+    pub leader: Option<(u64, LaneId)>,
+    /// Everything before this position has been durable on a majority.
+    pub durable: Option<u64>,
+    /// The replica that was first to commit so far, which tells what the log
+    /// comes to, and that entry with its end. The others tell it again, later.
+    newest: Option<(LaneId, u64, u64)>,
+}
+
+/// Why the loss of a message cannot be excused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAllowed {
+    SyncFlush,
+    ScenarioForbids,
+    /// Only processes died.
+    NoPowerLoss,
+    /// It was older than the flush interval.
+    TooOld,
+    /// No replica that lost power had it unsynced, or a majority has it still.
+    Replicated,
+}
+
+impl NotAllowed {
+    pub fn tell(self) -> &'static str {
+        match self {
+            NotAllowed::SyncFlush => "sync flush allows no loss",
+            NotAllowed::ScenarioForbids => "this scenario allows no loss",
+            NotAllowed::NoPowerLoss => "a killed process alone loses nothing",
+            NotAllowed::TooOld => "it was older than the flush interval",
+            NotAllowed::Replicated => "a majority had it, and power took it from none of these",
+        }
+    }
+}
+
+/// Something that was stored: when it was asked for, by when it was there, and
+/// where.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub begun_at: u64,
+    pub stored_by: u64,
+    pub event: EventIndex,
+    pub position: Option<u64>,
+}
+
+impl Facts {
+    /// The lane of the set that this broker is a replica of: where its shards live.
+    pub fn set_of(&self, node: LaneId) -> LaneId {
+        self.node(node).set.unwrap_or(node)
+    }
+
+    pub fn set(&self, lane: LaneId) -> Option<&ReplicaSet> {
+        self.sets.get(&lane)
+    }
+
+    /// All replicas of a set, or the broker that is none of any.
+    pub fn replicas(&self, broker: LaneId) -> impl Iterator<Item = (LaneId, &Node)> {
+        let set = self.sets.get(&broker);
+        let alone = set.is_none().then_some(broker);
+        let members = set.into_iter().flat_map(|set| set.replicas.iter().copied());
+        alone.into_iter().chain(members).map(|lane| (lane, self.node(lane)))
+    }
+
+    /// How many replicas are more than half of them.
+    pub fn majority(&self, broker: LaneId) -> usize {
+        self.replicas(broker).count() / 2 + 1
+    }
+
+    /// Everything of the shard's log before this is as durable as the mode
+    /// promises under sync flush.
+    pub fn durable_of(&self, shard: ShardId) -> Option<u64> {
+        let broker = self.shard(shard).broker;
+        self.set(broker).map_or(self.node(broker).durable, |set| set.durable)
+    }
+
+    /// The first damage to a disk that holds the shard.
+    pub fn damaged(&self, shard: ShardId) -> Option<EventIndex> {
+        let replicas = self.replicas(self.shard(shard).broker);
+        replicas.filter_map(|(_, node)| node.damaged.map(|(first, _)| first)).min()
+    }
+
+    pub fn power_losses(&self, broker: LaneId) -> impl Iterator<Item = &PowerLoss> {
+        self.replicas(broker).flat_map(|(_, node)| &node.power_losses)
+    }
+
+    /// The least and the most that the broker's clock showed between these
+    /// times; of a set, the clock of any replica: each may have led.
+    pub fn shown(&self, broker: LaneId, from: u64, to: u64) -> (i64, i64) {
+        let ranges = self.replicas(broker).map(|(_, node)| node.clock.range(from, to));
+        let all = ranges.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)));
+        all.unwrap_or((from as i64, to as i64))
+    }
+
+    /// When, by the world's time, the broker's clock shows this at the latest.
+    pub fn when_shown(&self, broker: LaneId, shown: i64) -> u64 {
+        let times = self.replicas(broker).map(|(_, node)| node.clock.when(shown, self.now));
+        times.max().unwrap_or(self.now)
+    }
+
+    /// Whether it is an older state of a set's log, told by a replica that lags.
+    pub fn is_old_news(&self, event: &Event) -> bool {
+        let is_folded = matches!(
+            event.kind,
+            EventKind::TopicSized { .. }
+                | EventKind::GroupOffset { .. }
+                | EventKind::LockHolder { .. }
+                | EventKind::HalfParked { .. }
+                | EventKind::HalfResumed { .. }
+                | EventKind::GroupLost { .. }
+        );
+        if !is_folded {
+            return false;
+        }
+        let node = self.node(event.lane);
+        let newest = node.set.and_then(|set| self.sets.get(&set)?.newest);
+        newest.is_some_and(|(lane, index, _)| {
+            lane != event.lane || node.committed.is_none_or(|(committed, _)| committed < index)
+        })
+    }
+
+    /// Whether crashes may have taken this, or why not.
+    pub fn may_be_gone(&self, broker: LaneId, what: Stored) -> Result<(), NotAllowed> {
+        let majority = self.majority(broker);
+        let is_destroyed =
+            |(_, node): &(LaneId, &Node)| node.damaged.is_some_and(|(_, last)| last > what.event);
+        if self.set(broker).is_some()
+            && self.replicas(broker).filter(is_destroyed).count() >= majority
+        {
+            return Ok(());
+        }
+        if self.context.sync_flush {
+            return Err(NotAllowed::SyncFlush);
+        }
+        let since = |loss: &&PowerLoss| loss.at >= what.begun_at;
+        let mut losses = self.power_losses(broker).filter(since).peekable();
+        if losses.peek().is_none() {
+            return Err(NotAllowed::NoPowerLoss);
+        }
+        if self.context.may_lose_nothing {
+            return Err(NotAllowed::ScenarioForbids);
+        }
+        let window = self.context.flush_window;
+        let mut in_time = losses.filter(|loss| what.stored_by + window >= loss.at).peekable();
+        if in_time.peek().is_none() {
+            return Err(NotAllowed::TooOld);
+        }
+        let (Some(_), Some(position)) = (self.set(broker), what.position) else { return Ok(()) };
+        let holders = self.replicas(broker).filter(|(_, node)| node.holds > position).count();
+        let is_taken = in_time.any(|loss| {
+            let unsynced = loss.durable.is_none_or(|durable| durable <= position);
+            unsynced && loss.kept.is_none_or(|kept| kept <= position)
+        });
+        if is_taken && holders < majority { Ok(()) } else { Err(NotAllowed::Replicated) }
+    }
+
+    /// Folds in what replicas say of themselves.
+    pub(super) fn absorb_replica(&mut self, event: &Event) {
+        let lane = event.lane;
+        match &event.kind {
+            EventKind::Formed { replicas } => {
+                for replica in replicas {
+                    self.nodes[replica.index()].set = Some(lane);
+                }
+                self.sets.entry(lane).or_default().replicas = replicas.to_vec();
+            }
+            EventKind::Role { term, role: Role::Leader } => {
+                let set = self.nodes[lane.index()].set.and_then(|set| self.sets.get_mut(&set));
+                if let Some(set) = set.filter(|set| set.leader.is_none_or(|(t, _)| t < *term)) {
+                    set.leader = Some((*term, lane));
+                    self.disturb();
+                }
+            }
+            EventKind::Committed { index, end, .. } => {
+                let node = &mut self.nodes[lane.index()];
+                node.committed = Some((*index, *end));
+                node.holds = node.holds.max(*end);
+                let set = node.set.and_then(|set| self.sets.get_mut(&set));
+                if let Some(set) = set.filter(|set| set.newest.is_none_or(|(_, i, _)| i < *index)) {
+                    set.newest = Some((lane, *index, *end));
+                }
+            }
+            EventKind::Durable { position } => self.durable(lane, *position),
+            EventKind::Recovered { log_end } => self.recovered(lane, *log_end),
+            EventKind::GroupOffset { .. } => self.absorb_folded(event),
+            _ => {}
+        }
+    }
+
+    /// Notes what this replica, newest or not, has made of its log.
+    pub(super) fn absorb_folded(&mut self, event: &Event) {
+        let node = &mut self.nodes[event.lane.index()];
+        if let EventKind::GroupOffset { group, shard, offset, .. } = &event.kind
+            && node.set.is_some()
+        {
+            node.offsets.insert((*group, *shard), *offset);
+        }
+    }
+
+    fn durable(&mut self, lane: LaneId, position: u64) {
+        let node = &mut self.nodes[lane.index()];
+        // What a new leader's log contradicts is cut off; a new life may know less.
+        let is_cut = node.set.is_some() && node.called_durable.is_some_and(|said| position < said);
+        node.called_durable = Some(position);
+        node.durable = if is_cut { Some(position) } else { node.durable.max(Some(position)) };
+        let Some(set) = node.set else { return };
+        let mut known: Vec<u64> = self.replicas(set).filter_map(|(_, node)| node.durable).collect();
+        known.sort_unstable();
+        let majority = self.majority(set);
+        if let Some(set) = self.sets.get_mut(&set)
+            && known.len() >= majority
+        {
+            set.durable = set.durable.max(Some(known[known.len() - majority]));
+        }
+    }
+
+    /// A replica's own log ends here, or that of a set's new leader.
+    fn recovered(&mut self, lane: LaneId, log_end: u64) {
+        let node = &mut self.nodes[lane.index()];
+        node.holds = node.holds.min(log_end);
+        node.durable = node.durable.map(|durable| durable.min(log_end));
+        if let Some(loss) = node.power_losses.last_mut() {
+            loss.kept.get_or_insert(log_end);
+        }
+        // What was newer is gone, and the new leader's state is the newest.
+        if let Some(set) = self.sets.get_mut(&lane)
+            && set.newest.is_some_and(|(_, _, end)| end > log_end)
+        {
+            set.newest = set.leader.map(|(_, leader)| (leader, 0, 0));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Tales of a replica set. Its log holds one entry for each slot of queue 0, so
+//! that entry 1 is slot 0.
+
+use stormglass_sim::history::{EventKind, GroupId, LaneId, Role, Stop};
+
+use super::{Tale, position};
+
+/// The replicas `broker-1` to `broker-3`, or more; the first leads in term 1.
+#[derive(Clone)]
+pub struct SetTale {
+    pub tale: Tale,
+    pub replicas: Vec<LaneId>,
+    lives: Vec<u32>,
+}
+
+impl SetTale {
+    pub fn of(replicas: usize) -> SetTale {
+        SetTale::begin(Tale::with_lane("set-1"), replicas)
+    }
+
+    pub fn async_flush() -> SetTale {
+        let mut tale = Tale::with_lane("set-1");
+        tale.context.sync_flush = false;
+        SetTale::begin(tale, 3)
+    }
+
+    fn begin(mut tale: Tale, replicas: usize) -> SetTale {
+        let names = (1..=replicas).map(|number| format!("broker-{number}"));
+        let replicas: Vec<LaneId> = names.map(|name| tale.lane(&name)).collect();
+        tale.push(tale.broker, EventKind::Formed { replicas: replicas.clone().into() });
+        let lives = vec![0; replicas.len()];
+        let mut set = SetTale { tale, replicas, lives };
+        for at in 0..set.replicas.len() {
+            set.start(at, 0);
+            set.synced(at, 0);
+        }
+        set.leads(0, 1, 0);
+        let topic = set.tale.topic;
+        set.says(0, EventKind::TopicSized { topic, queues: 2 });
+        set
+    }
+
+    /// A replica says so.
+    pub fn says(&mut self, at: usize, kind: EventKind) {
+        self.tale.push(self.replicas[at], kind);
+    }
+
+    /// It starts and has everything before this slot.
+    pub fn start(&mut self, at: usize, first_lost: u64) {
+        self.lives[at] += 1;
+        self.says(at, EventKind::NodeStarted { life: self.lives[at] });
+        self.says(at, EventKind::Recovered { log_end: position(0, first_lost) });
+    }
+
+    pub fn stop(&mut self, at: usize, why: Stop) {
+        self.says(at, EventKind::NodeStopped { why });
+    }
+
+    /// It leads from here on, with a log up to this slot.
+    pub fn leads(&mut self, at: usize, term: u64, first_lost: u64) {
+        self.says(at, EventKind::Role { term, role: Role::Leader });
+        let log_end = position(0, first_lost);
+        self.tale.push(self.tale.broker, EventKind::Recovered { log_end });
+    }
+
+    pub fn follows(&mut self, at: usize, term: u64) {
+        self.says(at, EventKind::Role { term, role: Role::Follower });
+    }
+
+    /// Everything before this slot is durable there.
+    pub fn synced(&mut self, at: usize, offset: u64) {
+        self.says(at, EventKind::Durable { position: position(0, offset) });
+    }
+
+    pub fn commits(&mut self, at: usize, index: u64) {
+        self.commits_as(at, index, index);
+    }
+
+    pub fn commits_as(&mut self, at: usize, index: u64, digest: u64) {
+        self.says(at, EventKind::Committed { index, end: position(0, index), digest });
+    }
+
+    pub fn has_offset(&mut self, at: usize, group: GroupId, offset: u64, end: u64) {
+        let shard = self.tale.shard(0);
+        self.says(at, EventKind::GroupOffset { group, shard, offset, end });
+    }
+
+    pub fn expired(&mut self, at: usize, to: u64) {
+        let shard = self.tale.shard(0);
+        self.says(at, EventKind::Expired { shard, from: 0, to });
+    }
+
+    /// Sent, durable on these replicas, committed by the first of them, and
+    /// answered OK.
+    pub fn send(&mut self, message: u32, offset: u64, durable_on: &[usize]) {
+        let op = self.tale.begin(message);
+        durable_on.iter().for_each(|at| self.synced(*at, offset + 1));
+        self.commits(durable_on[0], offset + 1);
+        self.tale.stored(op, offset);
+    }
+
+    /// The same with no sync: only this replica knows that it is committed.
+    pub fn send_unsynced(&mut self, message: u32, offset: u64, leader: usize) {
+        let op = self.tale.begin(message);
+        self.commits(leader, offset + 1);
+        self.tale.stored(op, offset);
+    }
+
+    /// Everybody has it, and all is quiet.
+    pub fn at_rest(mut self, leader: usize, index: u64) -> Tale {
+        for at in 0..self.replicas.len() {
+            self.synced(at, index);
+        }
+        self.commits(leader, index);
+        (0..self.replicas.len()).filter(|at| *at != leader).for_each(|at| self.commits(at, index));
+        self.tale
+    }
+}
