@@ -143,7 +143,6 @@ pub struct Node<R: Runtime> {
 impl<R: Runtime> Node<R> {
     /// Opens the disk. A node without the broker's role leaves it alone.
     pub fn open(runtime: R, config: NodeConfig, disk: R::Disk) -> Result<Node<R>, NodeError> {
-        let now = runtime.now();
         let broker = match &config.broker {
             Some(broker) => {
                 let opened = Broker::open(broker.clone(), disk, runtime.entropy());
@@ -151,10 +150,20 @@ impl<R: Runtime> Node<R> {
             }
             None => None,
         };
+        Ok(Node::new(runtime, config, broker))
+    }
+
+    /// A name server alone: it needs no disk.
+    pub fn of_name_server(runtime: R) -> Node<R> {
+        Node::new(runtime, NodeConfig::name_server(), None)
+    }
+
+    fn new(runtime: R, config: NodeConfig, broker: Option<Broker<R::Disk>>) -> Node<R> {
+        let now = runtime.now();
         let is_embedded = broker.is_some();
         let names = config.name_server.then(|| NameServer::new(now, is_embedded));
         let (events, inbox) = mpsc::channel(EVENTS);
-        Ok(Node {
+        Node {
             runtime,
             config,
             broker,
@@ -166,7 +175,7 @@ impl<R: Runtime> Node<R> {
             connections: BTreeMap::new(),
             idle_scan: now.mono + IDLE_SCAN,
             next_conn: Default::default(),
-        })
+        }
     }
 
     pub fn stopper(&self) -> Stopper {
