@@ -1,4 +1,5 @@
 //! What the tests share.
 
 pub mod by_hand;
+pub mod cluster;
 pub mod server;

@@ -5,6 +5,8 @@ mod clients;
 mod commands;
 mod conformance;
 mod crash_points;
+mod dev_cluster;
+mod node_config;
 mod oracles_bite;
 mod orderly;
 mod real_smoke;

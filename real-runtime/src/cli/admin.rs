@@ -132,8 +132,7 @@ impl Admin {
 
     /// All brokers by name; there is at least one.
     pub async fn brokers(&mut self) -> io::Result<BTreeMap<String, SocketAddr>> {
-        let answer = self.ask_name_server(request::GET_BROKER_CLUSTER_INFO, Fields::default());
-        let cluster = parsed(ClusterInfo::parse(&succeeded(answer.await?)?.body))?;
+        let cluster = self.cluster().await?;
         let brokers = cluster.brokers.iter().map(|(name, broker)| (name, &broker.addrs));
         let masters = masters(brokers)?;
         if masters.is_empty() {
@@ -141,6 +140,22 @@ impl Admin {
             return Err(io::Error::other(why));
         }
         Ok(masters)
+    }
+
+    /// Where the replicas of each set are that the name server knows, the leader
+    /// first.
+    pub async fn replicas(&mut self) -> io::Result<BTreeMap<String, Vec<SocketAddr>>> {
+        let mut sets = BTreeMap::new();
+        for (name, broker) in self.cluster().await?.brokers {
+            let addrs = broker.addrs.values().map(|addr| usable(&name, addr));
+            sets.insert(name.clone(), addrs.collect::<io::Result<_>>()?);
+        }
+        Ok(sets)
+    }
+
+    async fn cluster(&mut self) -> io::Result<ClusterInfo> {
+        let answer = self.ask_name_server(request::GET_BROKER_CLUSTER_INFO, Fields::default());
+        parsed(ClusterInfo::parse(&succeeded(answer.await?)?.body))
     }
 
     /// A broker registers a new topic a moment after it has it.
@@ -273,7 +288,7 @@ impl Admin {
         self.ask_with(addr, code, fields, Bytes::new()).await
     }
 
-    async fn ask_with(
+    pub async fn ask_with(
         &mut self,
         addr: SocketAddr,
         code: i32,
@@ -313,12 +328,11 @@ fn masters<'a>(
     brokers: impl Iterator<Item = (&'a String, &'a BTreeMap<i64, String>)>,
 ) -> io::Result<BTreeMap<String, SocketAddr>> {
     let masters = brokers.filter_map(|(name, addrs)| Some((name, addrs.get(&0)?)));
-    masters
-        .map(|(name, addr)| match addr.parse() {
-            Ok(addr) => Ok((name.clone(), addr)),
-            Err(_) => Err(io::Error::other(format!("{name} has the unusable address {addr:?}"))),
-        })
-        .collect()
+    masters.map(|(name, addr)| Ok((name.clone(), usable(name, addr)?))).collect()
+}
+
+fn usable(name: &str, addr: &str) -> io::Result<SocketAddr> {
+    addr.parse().map_err(|_| io::Error::other(format!("{name} has the unusable address {addr:?}")))
 }
 
 async fn in_time<T>(

@@ -2,7 +2,10 @@
 
 mod admin;
 mod bench;
+mod cluster;
+mod config;
 mod consume;
+mod dev;
 mod dlq;
 mod duration;
 mod group;
@@ -30,8 +33,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a name server and a broker on one port.
+    /// Run a node: a name server and a broker on one port, or what its
+    /// configuration says.
     Serve(serve::Serve),
+    /// Look at a node's configuration.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Run a cluster on this machine: a name server and brokers, each a process.
+    Dev(dev::Dev),
+    /// Look at replica sets, and change who is in them.
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Create and look at topics.
     #[command(subcommand)]
     Topic(topic::Topic),
@@ -57,6 +69,9 @@ impl Cli {
     pub fn run(self) -> Result<(), Box<dyn Error>> {
         match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Config(config) => Ok(config.run()?),
+            Command::Dev(dev) => block_on(dev.run())?,
+            Command::Cluster(cluster) => Ok(block_on(cluster.run())??),
             Command::Topic(topic) => Ok(block_on(topic.run())??),
             Command::Group(group) => Ok(block_on(group.run())??),
             Command::Dlq(dlq) => Ok(block_on(dlq.run())??),

@@ -1,0 +1,130 @@
+//! A `stormglass dev` of a test: three brokers and a name server, each a
+//! process.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::server::binary;
+
+/// What takes longer has failed: the machines that run tests are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Cluster {
+    process: Child,
+    lines: mpsc::Receiver<String>,
+    /// Everything it said so far.
+    said: Vec<String>,
+    name_server: String,
+    pids: BTreeMap<String, String>,
+    leader: String,
+}
+
+impl Cluster {
+    /// Starts a cluster in this directory, or the one that is there, and waits
+    /// until somebody leads.
+    pub fn start(data: &Path) -> Cluster {
+        let mut process = Command::new(binary())
+            .args(["dev", "--brokers", "3", "--listen", "127.0.0.1:0"])
+            .args(["--set", "broker.segment=16MiB", "--set", "broker.election_timeout=500ms"])
+            .arg("--data")
+            .arg(data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let output = process.stdout.take().expect("it was asked for");
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            lines.for_each(|line| drop(sender.send(line)));
+        });
+        let mut cluster = Cluster {
+            process,
+            lines,
+            said: Vec::new(),
+            name_server: String::new(),
+            pids: BTreeMap::new(),
+            leader: String::new(),
+        };
+        let ready = cluster.wait_for("ready: -n ");
+        let (_, addr) = ready.split_once("-n ").expect("that was waited for");
+        cluster.name_server = addr.split(';').next().expect("a first part").to_owned();
+        cluster
+    }
+
+    pub fn name_server(&self) -> &str {
+        &self.name_server
+    }
+
+    /// The name of the broker that was last said to lead.
+    pub fn leader(&self) -> &str {
+        &self.leader
+    }
+
+    /// Waits for a line that contains this.
+    pub fn wait_for(&mut self, part: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("no {part:?} in time: {:#?}", self.said);
+            };
+            self.said.push(line.clone());
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [name, "pid", pid, ..] => drop(self.pids.insert(name.to_owned(), pid.to_owned())),
+                [name, "leads", ..] => self.leader = name.to_owned(),
+                _ => {}
+            }
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    /// `kill -9`, or another signal, to one of its processes.
+    pub fn signal(&self, signal: &str, name: &str) {
+        let pid = self.pids.get(name).expect("a process of this cluster");
+        let sent = Command::new("kill").args([signal, pid]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// As ^C does; the exit status.
+    pub fn stop(mut self) -> i32 {
+        let pid = self.process.id().to_string();
+        Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
+        self.process.wait().expect("the process is ours").code().unwrap_or(-1)
+    }
+
+    /// Whether any of its processes is still there.
+    pub fn pids(&self) -> Vec<String> {
+        self.pids.values().cloned().collect()
+    }
+
+    /// A `stormglass` command against this cluster: what it printed.
+    pub fn command(&self, args: &[&str]) -> Result<String, String> {
+        let output = Command::new(binary()).args(args).args(["-n", &self.name_server]).output();
+        let output = output.expect("the binary runs");
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).expect("commands print text")),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Its processes end with it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("the cluster said: {:#?}", self.said);
+        }
+    }
+}
