@@ -2,6 +2,10 @@
 //! nothing; every broker registers with each of them, and all is forgotten at
 //! a restart.
 
+mod registry;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -9,15 +13,16 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::registry::Registration;
+use self::registry::{Found, Registry};
 use crate::{
+    broker::BrokerRole,
     error::Rejected,
-    ids::ConnId,
+    ids::{ConnId, Term},
     time::{Now, Time},
     wire::{
         Fields, Frame,
-        body::{
-            BrokerData, ClusterInfo, QueueData, RegisterBody, TopicConfig, TopicList, TopicRoute,
-        },
+        body::{RegisterBody, TopicConfig, TopicList},
         code,
         frame::{Packet, ReplyTo},
         header::{RegisterHeader, TopicHeader},
@@ -25,34 +30,18 @@ use crate::{
     },
 };
 
-/// A broker that has not been heard for so long is forgotten (RocketMQ).
-const EXPIRY: Duration = Duration::from_secs(120);
-/// How often that is looked at (RocketMQ 5).
+/// How often silent brokers are looked for (RocketMQ 5).
 const SCAN: Duration = Duration::from_secs(5);
 /// After a start, a topic that is unknown may belong to a broker that has not
 /// come back yet: for one heartbeat and a little, the answer is "not ready" and
 /// not "does not exist" (N2).
 const WARM_UP: Duration = Duration::from_secs(35);
-/// The largest number of brokers.
-const MAX_BROKERS: usize = 10_000;
-
-/// One registered broker.
-struct Registered {
-    cluster: String,
-    addr: String,
-    /// Who registered it: only the end of this very connection, or this very
-    /// registration's age, may end it (N3).
-    conn: Option<ConnId>,
-    heard: Time,
-    topics: BTreeMap<String, TopicConfig>,
-}
 
 /// A name server. Answers leave through `poll_output`.
 pub struct NameServer {
-    /// By broker name and id; id 0 is the master.
-    brokers: BTreeMap<(String, i64), Registered>,
+    registry: Registry,
     started: Time,
-    /// Every broker there is lives on this node, so nobody is waited for.
+    /// The only broker there is lives on this node, so nobody is waited for.
     is_embedded: bool,
     next_scan: Time,
     outputs: VecDeque<(ConnId, Packet)>,
@@ -71,11 +60,11 @@ pub fn serves(code: i32) -> bool {
 }
 
 impl NameServer {
-    /// `is_embedded`: all brokers of the cluster live on the same node and
-    /// register by [`register_local`](Self::register_local).
+    /// `is_embedded`: the only broker of the cluster lives on the same node and
+    /// registers by [`register_local`](Self::register_local).
     pub fn new(now: Now, is_embedded: bool) -> NameServer {
         NameServer {
-            brokers: BTreeMap::new(),
+            registry: Registry::default(),
             started: now.mono,
             is_embedded,
             next_scan: now.mono + SCAN,
@@ -90,7 +79,7 @@ impl NameServer {
             request::GET_ROUTEINFO_BY_TOPIC => self.route(now, frame),
             request::REGISTER_BROKER => self.register(now, conn, frame),
             request::UNREGISTER_BROKER => self.unregister(frame),
-            request::GET_BROKER_CLUSTER_INFO => Ok(self.cluster_info().to_bytes()),
+            request::GET_BROKER_CLUSTER_INFO => Ok(self.registry.cluster_info().to_bytes()),
             request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER => Ok(self.topic_list().to_bytes()),
             other => Err(Rejected::new(
                 code::REQUEST_CODE_NOT_SUPPORTED,
@@ -104,27 +93,28 @@ impl NameServer {
     }
 
     /// Forgets what that connection registered.
-    pub fn closed(&mut self, conn: ConnId) {
-        self.brokers.retain(|_, broker| broker.conn != Some(conn));
+    pub fn closed(&mut self, now: Now, conn: ConnId) {
+        self.registry.closed(now.mono, Some(conn));
     }
 
-    /// Takes the registration of the broker on this node.
-    pub fn register_local(&mut self, cluster: &str, name: &str, addr: &str, body: RegisterBody) {
-        let registered = Registered {
-            cluster: cluster.to_owned(),
-            addr: addr.to_owned(),
-            conn: None,
-            heard: Time::MAX,
-            topics: by_name(body),
-        };
-        self.brokers.insert((name.to_owned(), 0), registered);
+    /// Takes the registration of the broker on this node. A stale one is
+    /// ignored: the broker will know better soon.
+    pub fn register_local(&mut self, now: Now, said: Registration) {
+        if let Err(refused) = self.registry.register(now.mono, said) {
+            tracing::info!(%refused, "a registration came too late");
+        }
+    }
+
+    /// The broker on this node ended.
+    pub fn unregister_local(&mut self, now: Now) {
+        self.registry.closed(now.mono, None);
     }
 
     /// Forgets brokers that have been silent for too long.
     pub fn advance(&mut self, now: Now) {
         if now.mono >= self.next_scan {
             self.next_scan = now.mono + SCAN;
-            self.brokers.retain(|_, broker| now.mono.since(broker.heard) <= EXPIRY);
+            self.registry.expire(now.mono);
         }
     }
 
@@ -138,43 +128,25 @@ impl NameServer {
 
     fn route(&self, now: Now, frame: &Frame) -> Result<Bytes, Rejected> {
         let header = TopicHeader::parse(&frame.fields)?;
-        let mut route = TopicRoute::default();
-        for ((name, id), broker) in &self.brokers {
-            let Some(topic) = broker.topics.get(header.topic) else { continue };
-            let queues = QueueData {
-                broker_name: name.clone(),
-                read_queues: topic.read_queues,
-                write_queues: topic.write_queues,
-                perm: topic.perm,
-                topic_sys_flag: 0,
-            };
-            match route.brokers.last_mut().filter(|data| data.broker_name == *name) {
-                Some(data) => {
-                    data.addrs.insert(*id, broker.addr.clone());
-                }
-                None => {
-                    route.queues.push(queues);
-                    route.brokers.push(BrokerData {
-                        cluster: broker.cluster.clone(),
-                        broker_name: name.clone(),
-                        addrs: [(*id, broker.addr.clone())].into(),
-                    });
-                }
-            }
-        }
-        if !route.brokers.is_empty() {
-            return Ok(route.to_bytes());
-        }
+        let topic = header.topic;
         let is_warm = match self.is_embedded {
-            true => !self.brokers.is_empty(),
+            true => !self.registry.is_empty(),
             false => now.mono.since(self.started) >= WARM_UP,
         };
-        if is_warm {
-            let remark = format!("no broker serves the topic {}", header.topic);
-            Err(Rejected::new(code::TOPIC_NOT_EXIST, remark))
-        } else {
-            let remark = "this name server just started and does not know every broker yet";
-            Err(Rejected::new(code::SYSTEM_BUSY, remark))
+        match self.registry.route(topic) {
+            Found::Route(route) => Ok(route.to_bytes()),
+            Found::Nowhere if is_warm => {
+                let remark = format!("no broker serves the topic {topic}");
+                Err(Rejected::new(code::TOPIC_NOT_EXIST, remark))
+            }
+            Found::Nowhere => {
+                let remark = "this name server just started and does not know every broker yet";
+                Err(Rejected::new(code::SYSTEM_BUSY, remark))
+            }
+            Found::Away => {
+                let remark = format!("the brokers that serve the topic {topic} are away");
+                Err(Rejected::new(code::SYSTEM_BUSY, remark))
+            }
         }
     }
 
@@ -187,49 +159,27 @@ impl NameServer {
         if header.addr_is_unusable() {
             return Err(Rejected::bad_field("brokerAddr", "is not an address with a port"));
         }
-        let key = (header.broker_name.to_owned(), header.broker_id);
-        if self.brokers.len() >= MAX_BROKERS && !self.brokers.contains_key(&key) {
-            return Err(Rejected::new(code::SYSTEM_BUSY, "too many brokers are registered"));
-        }
-        let registered = Registered {
-            cluster: header.cluster_name.to_owned(),
-            addr: header.broker_addr.to_owned(),
+        let said = Registration {
+            cluster: header.cluster_name,
+            name: header.broker_name,
+            addr: header.broker_addr,
+            role: BrokerRole { broker_id: header.broker_id, term: header.term.map(Term) },
             conn: Some(conn),
-            heard: now.mono,
             topics: by_name(RegisterBody::parse(&frame.body)?),
         };
-        self.brokers.insert(key, registered);
+        self.registry.register(now.mono, said)?;
         // The answer's body is the table of ordered topics, of which there are none.
         Ok(Bytes::from_static(b"{\"table\":{}}"))
     }
 
     fn unregister(&mut self, frame: &Frame) -> Result<Bytes, Rejected> {
         let header = RegisterHeader::parse(&frame.fields)?;
-        self.brokers.remove(&(header.broker_name.to_owned(), header.broker_id));
+        self.registry.unregister(header.broker_name, header.broker_id, header.broker_addr);
         Ok(Bytes::new())
     }
 
-    fn cluster_info(&self) -> ClusterInfo {
-        let mut info = ClusterInfo::default();
-        for ((name, id), broker) in &self.brokers {
-            let data = info.brokers.entry(name.clone()).or_insert_with(|| BrokerData {
-                cluster: broker.cluster.clone(),
-                broker_name: name.clone(),
-                addrs: BTreeMap::new(),
-            });
-            data.addrs.insert(*id, broker.addr.clone());
-            let names = info.clusters.entry(broker.cluster.clone()).or_default();
-            if names.last() != Some(name) {
-                names.push(name.clone());
-            }
-        }
-        info
-    }
-
     fn topic_list(&self) -> TopicList {
-        let topics = self.brokers.values().flat_map(|broker| broker.topics.keys().cloned());
-        let topics: std::collections::BTreeSet<String> = topics.collect();
-        TopicList { topics: topics.into_iter().collect() }
+        TopicList { topics: self.registry.topics().into_iter().collect() }
     }
 
     fn reply(&mut self, conn: ConnId, reply_to: ReplyTo, code: i32, remark: &str, body: Bytes) {
@@ -250,84 +200,7 @@ impl RegisterHeader<'_> {
     }
 }
 
-fn by_name(body: RegisterBody) -> BTreeMap<String, TopicConfig> {
+/// The topics of a registration, by name.
+pub fn by_name(body: RegisterBody) -> BTreeMap<String, TopicConfig> {
     body.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::body::perm;
-    use bytes::BytesMut;
-
-    const ROUTE: i32 = request::GET_ROUTEINFO_BY_TOPIC;
-
-    fn at(seconds: u64) -> Now {
-        Now { mono: Time(seconds * 1_000_000), wall: 0 }
-    }
-
-    fn ask(names: &mut NameServer, seconds: u64, conn: u64, frame: Frame) -> Frame {
-        names.frame(at(seconds), ConnId(conn), &frame);
-        let (_, packet) = names.poll_output().unwrap();
-        let mut bytes = BytesMut::from(&packet.to_bytes()[..]);
-        crate::wire::frame::decode(&mut bytes, crate::wire::frame::MAX_FRAME).unwrap().unwrap()
-    }
-
-    fn route_of(topic: &str) -> Frame {
-        Frame::request(ROUTE, 1, TopicHeader { topic }.fields(), Bytes::new())
-    }
-
-    fn registration(name: &str) -> Frame {
-        let header = RegisterHeader {
-            broker_name: name,
-            broker_addr: "10.0.0.1:10911",
-            cluster_name: "c",
-            ha_server_addr: None,
-            broker_id: 0,
-            compressed: None,
-            body_crc32: None,
-        };
-        let topic = TopicConfig {
-            name: "orders".into(),
-            read_queues: 4,
-            write_queues: 4,
-            perm: perm::READ | perm::WRITE,
-            order: false,
-        };
-        let body = RegisterBody { topics: vec![topic] }.to_bytes();
-        Frame::request(request::REGISTER_BROKER, 1, header.fields(), body)
-    }
-
-    #[test]
-    fn not_ready_differs_from_not_existing() {
-        let mut names = NameServer::new(at(0), false);
-        assert_eq!(ask(&mut names, 1, 1, route_of("orders")).code, code::SYSTEM_BUSY);
-        assert_eq!(ask(&mut names, 2, 2, registration("a")).code, code::SUCCESS);
-        assert_eq!(ask(&mut names, 3, 1, route_of("orders")).code, code::SUCCESS);
-        assert_eq!(ask(&mut names, 3, 1, route_of("others")).code, code::SYSTEM_BUSY);
-        assert_eq!(ask(&mut names, 36, 1, route_of("others")).code, code::TOPIC_NOT_EXIST);
-    }
-
-    #[test]
-    fn silence_and_disconnection_end_a_registration() {
-        let mut names = NameServer::new(at(0), false);
-        ask(&mut names, 40, 2, registration("a"));
-        assert_eq!(ask(&mut names, 155, 1, route_of("orders")).code, code::SUCCESS);
-        assert_eq!(ask(&mut names, 170, 1, route_of("orders")).code, code::TOPIC_NOT_EXIST);
-        ask(&mut names, 180, 3, registration("a"));
-        names.closed(ConnId(3));
-        assert_eq!(ask(&mut names, 181, 1, route_of("orders")).code, code::TOPIC_NOT_EXIST);
-    }
-
-    #[test]
-    fn the_end_of_an_old_connection_leaves_a_newer_registration() {
-        let mut names = NameServer::new(at(0), false);
-        ask(&mut names, 40, 2, registration("a"));
-        ask(&mut names, 41, 3, registration("a"));
-        names.closed(ConnId(2));
-        let answer = ask(&mut names, 42, 1, route_of("orders"));
-        let route = TopicRoute::parse(&answer.body).unwrap();
-        assert_eq!(route.brokers[0].addrs[&0], "10.0.0.1:10911");
-        assert_eq!(route.queues[0].read_queues, 4);
-    }
 }

@@ -178,6 +178,9 @@ impl<D: Disk> Broker<D> {
             Kind::Command => {
                 for (position, bytes) in &entry.parts {
                     let command = Command::decode(bytes, *position)?;
+                    if command.adds_topics() {
+                        self.registration.changed();
+                    }
                     self.state.apply_command(&command, *position);
                 }
             }
@@ -235,7 +238,6 @@ impl<D: Disk> Broker<D> {
                 self.state.leases.begin_all(now.mono);
                 self.state.locks.hold_all(now.mono + self.config.lock_lease);
                 self.schedule_checks(now);
-                self.outputs.push_back(Output::Registered);
                 None
             }
             Command::Topic(config) => Some(Needed::Topic(config.name.clone())),
@@ -272,7 +274,7 @@ impl<D: Disk> Broker<D> {
             Command::Jumped { .. } | Command::Offsets(_) | Command::Timer(_) => None,
         };
         if let Some(needed) = ready {
-            self.registration.changed(now.mono);
+            self.registration.changed();
             self.outputs.push_back(Output::Registered);
             for (conn, frame) in self.awaiting.take(&needed) {
                 self.frame(now, conn, frame);

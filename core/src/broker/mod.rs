@@ -68,6 +68,7 @@ pub use self::{
     config::BrokerConfig,
     halves::Totals,
     locks::Owner,
+    register::BrokerRole,
     transactions::CheckBack,
     view::View,
 };
@@ -137,8 +138,8 @@ pub enum Output<D: Disk> {
     },
     /// For another replica; may be lost.
     Peer(peer::Message),
-    /// Topics changed, or the broker became ready: the name server on the same
-    /// node shall know.
+    /// Topics or the broker's role changed: the name server on the same node
+    /// shall know. First when it is known what the broker is to its set.
     Registered,
     /// The broker ended in order.
     Stopped,

@@ -1,11 +1,12 @@
-//! 103: tells every name server on another node that this broker is here, at
-//! once after a change or a new connection, and every 30 seconds.
+//! 103: tells every name server on another node that this broker is here, and
+//! what it is to its replica set: at once after a change or a new connection,
+//! and every 30 seconds.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Broker, Output, Phase};
 use crate::{
-    ids::ConnId,
+    ids::{ConnId, Term},
     runtime::Disk,
     time::{Now, Time},
     wire::{Frame, code, header::RegisterHeader, request},
@@ -18,8 +19,24 @@ const REDIAL: Duration = Duration::from_secs(1);
 /// A registration that was not answered: the connection is given up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// What a broker is to its replica set, as name servers and clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerRole {
+    /// [`LEADER_ID`](Self::LEADER_ID), or a follower's number in its set.
+    pub broker_id: i64,
+    /// None of a broker that has no replicas.
+    pub term: Option<Term>,
+}
+
+impl BrokerRole {
+    /// RocketMQ's id of a master.
+    pub const LEADER_ID: i64 = 0;
+}
+
 pub(super) struct Registration {
     servers: Vec<Server>,
+    /// What was said last, or is about to be.
+    role: Option<BrokerRole>,
     opaque: i32,
 }
 
@@ -27,6 +44,8 @@ struct Server {
     link: Link,
     /// When to dial, to register again, or to give up.
     due: Time,
+    /// Something changed since what it has not answered yet.
+    is_outdated: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,19 +58,19 @@ enum Link {
 
 impl Registration {
     pub fn new(servers: usize) -> Registration {
-        let servers = (0..servers).map(|_| Server { link: Link::Down, due: Time::ZERO }).collect();
-        Registration { servers, opaque: 0 }
+        let servers = (0..servers).map(|_| Server::new(Link::Down, Time::ZERO)).collect();
+        Registration { servers, role: None, opaque: 0 }
     }
 
     pub fn connected(&mut self, number: usize, conn: ConnId) {
         if let Some(server) = self.servers.get_mut(number) {
-            *server = Server { link: Link::Registered(conn), due: Time::ZERO };
+            *server = Server::new(Link::Registered(conn), Time::ZERO);
         }
     }
 
     pub fn disconnected(&mut self, number: usize, now: Time) {
         if let Some(server) = self.servers.get_mut(number) {
-            *server = Server { link: Link::Down, due: now + REDIAL };
+            *server = Server::new(Link::Down, now + REDIAL);
         }
     }
 
@@ -64,19 +83,27 @@ impl Registration {
     }
 
     pub fn answered(&mut self, conn: ConnId, frame: &Frame) {
+        // Who is fenced knows less than others: its own role will change soon.
+        let is_answer = matches!(frame.code, code::SUCCESS | code::FENCED);
         for server in &mut self.servers {
-            if server.link == Link::Registering(conn) && frame.code == code::SUCCESS {
+            if server.link == Link::Registering(conn) && is_answer {
                 server.link = Link::Registered(conn);
-                server.due = server.due + (HEARTBEAT - ANSWER_WITHIN);
+                if !std::mem::take(&mut server.is_outdated) {
+                    server.due = server.due + (HEARTBEAT - ANSWER_WITHIN);
+                } else {
+                    server.due = Time::ZERO;
+                }
             }
         }
     }
 
-    /// Topics changed: register again at once.
-    pub fn changed(&mut self, now: Time) {
+    /// Topics or the broker's role changed: register again at once.
+    pub fn changed(&mut self) {
         for server in &mut self.servers {
-            if let Link::Registered(_) = server.link {
-                server.due = now;
+            match server.link {
+                Link::Registered(_) => server.due = Time::ZERO,
+                Link::Registering(_) => server.is_outdated = true,
+                Link::Down | Link::Dialling => {}
             }
         }
     }
@@ -88,6 +115,10 @@ impl Registration {
 }
 
 impl Server {
+    fn new(link: Link, due: Time) -> Server {
+        Server { link, due, is_outdated: false }
+    }
+
     fn conn(&self) -> Option<ConnId> {
         match self.link {
             Link::Registering(conn) | Link::Registered(conn) => Some(conn),
@@ -97,13 +128,38 @@ impl Server {
 }
 
 impl<D: Disk> Broker<D> {
-    /// Does what is due. A broker that is not ready stays silent (N4).
+    /// What this broker is to its set; none as long as that is not known (N4).
+    pub fn role(&self) -> Option<BrokerRole> {
+        let Some(set) = &self.config.replica_set else {
+            let is_ready = self.phase == Phase::Serving;
+            return is_ready.then_some(BrokerRole { broker_id: BrokerRole::LEADER_ID, term: None });
+        };
+        match self.phase {
+            Phase::Serving => {
+                let term = Some(self.serves_in);
+                Some(BrokerRole { broker_id: BrokerRole::LEADER_ID, term })
+            }
+            Phase::Recovering if self.replica.leader().is_some() => {
+                let term = Some(self.replica.term());
+                Some(BrokerRole { broker_id: set.id.0 as i64, term })
+            }
+            // Between two leaders a follower remains one.
+            Phase::Recovering | Phase::Starting => self.registration.role,
+            Phase::Stopping | Phase::Ended => None,
+        }
+    }
+
+    /// Does what is due. A broker that does not know what it is stays silent.
     pub(super) fn register(&mut self, now: Now) {
-        if self.phase != Phase::Serving {
+        let Some(role) = self.role() else {
             for server in &mut self.registration.servers {
                 server.due = server.due.max(now.mono + REDIAL);
             }
             return;
+        };
+        if self.registration.role.replace(role) != Some(role) {
+            self.registration.changed();
+            self.outputs.push_back(Output::Registered);
         }
         let mut outgoing: BTreeMap<usize, ConnId> = BTreeMap::new();
         for (number, server) in self.registration.servers.iter_mut().enumerate() {
@@ -120,7 +176,7 @@ impl<D: Disk> Broker<D> {
                 Link::Registering(conn) => {
                     // Silence: perhaps a partition swallowed the stream. A new
                     // connection finds out.
-                    *server = Server { link: Link::Down, due: now.mono + REDIAL };
+                    *server = Server::new(Link::Down, now.mono + REDIAL);
                     self.sessions.close(conn);
                     self.outputs.push_back(Output::Close { conn });
                 }
@@ -140,7 +196,8 @@ impl<D: Disk> Broker<D> {
             broker_addr: &host,
             cluster_name: &self.config.cluster,
             ha_server_addr: Some(&host),
-            broker_id: 0,
+            broker_id: role.broker_id,
+            term: role.term.map(|term| term.0),
             compressed: Some(false),
             body_crc32: Some(0),
         }

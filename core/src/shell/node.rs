@@ -22,7 +22,7 @@ use crate::{
     error::StoreError,
     ids::ConnId,
     log::SyncTicket,
-    nameserver::{self, NameServer},
+    nameserver::{self, NameServer, Registration},
     peer::handshake::Membership,
     runtime::{Listener, Runtime},
     time::{Now, Time},
@@ -160,7 +160,9 @@ impl<R: Runtime> Node<R> {
 
     fn new(runtime: R, config: NodeConfig, broker: Option<Broker<R::Disk>>) -> Node<R> {
         let now = runtime.now();
-        let is_embedded = broker.is_some();
+        let is_alone =
+            |broker: &BrokerConfig| broker.name_servers.is_empty() && broker.replica_set.is_none();
+        let is_embedded = config.broker.as_ref().is_some_and(is_alone);
         let names = config.name_server.then(|| NameServer::new(now, is_embedded));
         let (events, inbox) = mpsc::channel(EVENTS);
         Node {
@@ -182,8 +184,8 @@ impl<R: Runtime> Node<R> {
         Stopper(self.events.clone())
     }
 
-    /// Serves until it is stopped or its store fails. `ready` is called once
-    /// the broker serves (at once for a mere name server).
+    /// Serves until it is stopped or its store fails. `ready` is called once the
+    /// broker serves, or follows one that does (at once for a mere name server).
     pub async fn serve(
         mut self,
         listener: R::Listener,
@@ -319,7 +321,7 @@ impl<R: Runtime> Node<R> {
                 Output::Sync { ticket, done } => self.spawn_sync(ticket, done),
                 Output::Dial { name_server, addr } => self.spawn_dial(name_server, addr),
                 Output::Registered => {
-                    self.register_local();
+                    self.register_local(now);
                     if let Some(ready) = ready.take() {
                         ready();
                     }
@@ -331,7 +333,7 @@ impl<R: Runtime> Node<R> {
                 }
                 Output::Stopped => ended = Some(Ok(())),
                 Output::Failed(StoreError::NotLeader) => {
-                    if let Err(error) = self.reopen_broker() {
+                    if let Err(error) = self.reopen_broker(now) {
                         ended = Some(Err(NodeError::Open(error)));
                     }
                 }
@@ -351,7 +353,10 @@ impl<R: Runtime> Node<R> {
     }
 
     /// Another replica leads: what this broker believed beyond its log is void.
-    fn reopen_broker(&mut self) -> Result<(), StoreError> {
+    fn reopen_broker(&mut self, now: Now) -> Result<(), StoreError> {
+        if let Some(names) = &mut self.names {
+            names.unregister_local(now);
+        }
         if let (Some(broker), Some(config)) = (self.broker.take(), &self.config.broker) {
             let disk = broker.into_disk();
             self.openings += 1;
@@ -360,13 +365,23 @@ impl<R: Runtime> Node<R> {
         Ok(())
     }
 
-    fn register_local(&mut self) {
-        if let (Some(names), Some(broker), Some(config)) =
+    fn register_local(&mut self, now: Now) {
+        let (Some(names), Some(broker), Some(config)) =
             (&mut self.names, &self.broker, &self.config.broker)
-        {
-            let addr = config.host.to_string();
-            names.register_local(&config.cluster, &config.name, &addr, broker.registration());
-        }
+        else {
+            return;
+        };
+        let Some(role) = broker.role() else { return };
+        let addr = config.host.to_string();
+        let said = Registration {
+            cluster: &config.cluster,
+            name: &config.name,
+            addr: &addr,
+            role,
+            conn: None,
+            topics: nameserver::by_name(broker.registration()),
+        };
+        names.register_local(now, said);
     }
 
     fn deadline(&self) -> Time {
@@ -390,7 +405,7 @@ impl<R: Runtime> Node<R> {
 
     fn closed(&mut self, now: Now, conn: ConnId) {
         if let Some(names) = &mut self.names {
-            names.closed(conn);
+            names.closed(now, conn);
         }
         self.input(now, Input::Closed { conn });
     }

@@ -357,6 +357,9 @@ header!(
         cluster_name: &'a str = "clusterName",
         ha_server_addr: Option<&'a str> = "haServerAddr",
         broker_id: i64 = "brokerId",
+        /// Ours: the term in which the replica says so; brokers without replicas
+        /// have none.
+        term: Option<u64> = "term",
         compressed: Option<bool> = "compressed",
         body_crc32: Option<i64> = "bodyCrc32",
     }
