@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use raft::{RawNode, StateRole, prelude::Message as RaftMessage};
+use raft::{ProgressState, RawNode, StateRole, prelude::Message as RaftMessage};
 
 use super::{
     Flush, Needs,
@@ -243,6 +243,22 @@ impl<D: Disk> Member<D> {
         self.raw.propose(Vec::new(), Vec::new()).expect("a leader takes proposals");
         assert_eq!(self.raw.raft.raft_log.last_index(), place.index.0, "both logs are one");
         Ok(place)
+    }
+
+    /// The followers that answer and take entries as they come, sorted.
+    pub fn followers(&self) -> Vec<NodeId> {
+        let progress = self.raw.raft.prs();
+        let keeps_up = |node: &NodeId| {
+            let progress = progress.get(node.0).filter(|_| *node != self.id());
+            progress.is_some_and(|of| of.recent_active && of.state == ProgressState::Replicate)
+        };
+        let mut nodes = match self.role() {
+            Role::Leader => self.raw.store().voters.clone(),
+            Role::Follower(_) | Role::Candidate => Vec::new(),
+        };
+        nodes.retain(keeps_up);
+        nodes.sort();
+        nodes
     }
 
     /// Hands over to the follower that is furthest, before an orderly stop.

@@ -194,6 +194,14 @@ impl<D: Disk> Replica<D> {
         }
     }
 
+    /// Whether this replica leads, or is about to.
+    pub fn leads(&self) -> bool {
+        match self {
+            Replica::Alone(_) => true,
+            Replica::Member(member) => member.role() == Role::Leader,
+        }
+    }
+
     /// Who leads, if it is another replica and known.
     pub fn leader(&self) -> Option<NodeId> {
         match self {
@@ -202,6 +210,14 @@ impl<D: Disk> Replica<D> {
                 Role::Leader | Role::Candidate => None,
             },
             Replica::Alone(_) => None,
+        }
+    }
+
+    /// The followers that keep up, if this replica leads.
+    pub fn followers(&self) -> Vec<NodeId> {
+        match self {
+            Replica::Alone(_) => Vec::new(),
+            Replica::Member(member) => member.followers(),
         }
     }
 
