@@ -21,6 +21,9 @@ pub struct BrokerConfig {
     pub flush: Flush,
     /// Which replica of which set this broker is; alone if none.
     pub replica_set: Option<ReplicaSet>,
+    /// A reader that has more bytes of the log before it is sent to a follower,
+    /// if there is one. RocketMQ: 40 % of the memory.
+    pub far_behind: u64,
     pub log: LogConfig,
     pub queue: QueueConfig,
     /// A snapshot is due after this many bytes of log; it bounds what a restart
@@ -59,6 +62,7 @@ impl BrokerConfig {
             name_servers: Vec::new(),
             flush: Flush::Sync,
             replica_set: None,
+            far_behind: limit::AT_HAND,
             log: LogConfig::default(),
             queue: QueueConfig::default(),
             snapshot_every: 64 << 20,
@@ -81,6 +85,9 @@ pub mod limit {
     /// Bytes appended and not yet durable before sends are refused as busy: they
     /// lie in the page cache, and a disk that is so far behind will not catch up.
     pub const UNDURABLE: u64 = 1 << 30;
+    /// Bytes appended and not yet durable from which on a leader counts as
+    /// loaded, and sends readers away that are an eighth as far behind.
+    pub const LOADED: u64 = 64 << 20;
     /// Held pulls on one connection.
     pub const PARKED_PER_CONNECTION: usize = 4096;
     /// Requests of all connections that wait for a topic or group to be created.

@@ -149,7 +149,8 @@ impl Locks {
         self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at)));
     }
 
-    fn has(&self, group: &str) -> bool {
+    /// Whether the group locks queues.
+    pub fn has(&self, group: &str) -> bool {
         self.groups.contains_key(group)
     }
 

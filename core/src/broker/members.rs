@@ -248,10 +248,11 @@ impl<D: Disk> Broker<D> {
     ) -> Result<(), Rejected> {
         let data = HeartbeatData::parse(&frame.body)?;
         self.members.check_room(conn, &data)?;
+        let leads = !self.is_following();
         // The group and its retry topic must exist before the answer leaves:
         // consumers ask for that route next.
         let unknown = data.consumers.iter().find(|c| self.state.group(&c.group).is_none());
-        if let Some(consumer) = unknown {
+        if let Some(consumer) = unknown.filter(|_| leads) {
             let group = self.implied_group(&consumer.group)?;
             let needed = Needed::Group(group.name.clone());
             return self.await_creation(conn, frame, needed, Command::Group(group));
@@ -267,8 +268,11 @@ impl<D: Disk> Broker<D> {
         for group in &data.producer_groups {
             self.members.producer(conn, &data.client_id, group);
         }
-        self.producers_came(&data.producer_groups);
         self.reply_ok(conn, frame.reply_to(), Fields::default());
+        if !leads {
+            return Ok(());
+        }
+        self.producers_came(&data.producer_groups);
         for consumer in &data.consumers {
             self.remind_of_resets(conn, frame.language, &consumer.group);
         }
@@ -365,8 +369,12 @@ impl<D: Disk> Broker<D> {
         Ok(())
     }
 
-    /// Tells all members of these groups to share out their queues again.
+    /// Tells all members of these groups to share out their queues again. It is
+    /// for the leader to say who they are.
     pub(super) fn notify(&mut self, groups: BTreeSet<Name>) {
+        if self.is_following() {
+            return;
+        }
         for name in groups {
             let Some(group) = self.members.consumers.get(&name) else { continue };
             if group.model == MessageModel::Broadcasting {

@@ -21,6 +21,7 @@ mod parked;
 mod pop;
 mod propose;
 mod pull;
+mod reads;
 mod register;
 mod requests;
 mod resets;
@@ -54,6 +55,7 @@ use self::{
     pop::Pop,
     propose::Proposed,
     pull::Pull,
+    reads::SentBack,
     register::Registration,
     resets::Awareness,
     retention::Retention,
@@ -68,7 +70,7 @@ pub use self::{
     config::BrokerConfig,
     halves::Totals,
     locks::Owner,
-    register::BrokerRole,
+    register::{BrokerRole, LEADER_ID},
     transactions::CheckBack,
     view::View,
 };
@@ -190,6 +192,8 @@ pub struct Broker<D: Disk> {
     transactions: Transactions,
     parked: Parked<Pull>,
     parked_pops: Parked<Pop>,
+    /// Readers that are to ask the leader.
+    sent_back: SentBack,
     /// Offsets that came with pulls and are not yet proposed.
     unproposed_offsets: BTreeMap<(Name, Shard), u64>,
     offsets_due: Option<Time>,
@@ -216,6 +220,8 @@ struct Scratch {
 pub struct Counters {
     pub appended: u64,
     pub served: u64,
+    /// Those among them that were served while another replica led.
+    pub served_following: u64,
     pub refused: u64,
     pub sent_back: u64,
     pub corrupt_reads: u64,
@@ -276,6 +282,7 @@ impl<D: Disk> Broker<D> {
             transactions: Transactions::default(),
             parked: Parked::default(),
             parked_pops: Parked::default(),
+            sent_back: SentBack::default(),
             unproposed_offsets: BTreeMap::new(),
             offsets_due: None,
             registration: Registration::new(config.name_servers.len()),
@@ -351,7 +358,8 @@ impl<D: Disk> Broker<D> {
         if self.phase == Phase::Ended {
             return Time::MAX;
         }
-        let always = [self.replica.deadline(), self.registration.deadline()];
+        let always =
+            [self.replica.deadline(), self.registration.deadline(), self.sent_back.deadline()];
         if self.phase == Phase::Recovering {
             // The rest waits until there is something to serve: see `follow`.
             return always.into_iter().flatten().min().unwrap_or(Time::MAX);
@@ -378,6 +386,7 @@ impl<D: Disk> Broker<D> {
     }
 
     fn try_advance(&mut self, now: Now) -> Result<(), StoreError> {
+        self.answer_sent_back(now);
         if self.phase == Phase::Recovering && self.follow(now)? {
             return Ok(());
         }

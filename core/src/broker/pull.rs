@@ -4,11 +4,12 @@
 use bytes::Bytes;
 
 use super::{
-    Broker, apply::Needed, command::Command, config::limit, parked::Waiting, state::QueueKey,
+    Broker, LEADER_ID, apply::Needed, command::Command, config::limit, parked::Waiting,
+    state::QueueKey,
 };
 use crate::{
     error::{Corrupt, Rejected, StoreError},
-    ids::{ConnId, Name},
+    ids::{ConnId, Name, Position},
     message::Peek,
     pointer::{Appearance, Pointer},
     queue::QueueEntry,
@@ -27,17 +28,44 @@ use crate::{
 pub(super) struct Pull {
     conn: ConnId,
     reply_to: ReplyTo,
-    group: Name,
+    pub(super) group: Name,
     /// Of the lock that it was made under.
-    lock_epoch: Option<u64>,
-    to: QueueKey,
-    filter: TagFilter,
+    pub(super) lock_epoch: Option<u64>,
+    pub(super) to: QueueKey,
+    pub(super) filter: TagFilter,
     /// Of the subscription that the filter comes from.
     version: i64,
     /// The next offset to look at: moves over what the filter refused.
-    offset: u64,
+    pub(super) offset: u64,
     max_messages: usize,
     max_bytes: usize,
+}
+
+impl Pull {
+    pub fn new(
+        conn: ConnId,
+        reply_to: ReplyTo,
+        group: Name,
+        to: QueueKey,
+        filter: TagFilter,
+        offset: u64,
+        header: &PullHeader<'_>,
+    ) -> Pull {
+        Pull {
+            conn,
+            reply_to,
+            group,
+            lock_epoch: header.lock_epoch,
+            to,
+            filter,
+            version: header.sub_version,
+            offset,
+            max_messages: (header.max_messages.max(1) as usize).min(limit::PULL_MESSAGES),
+            max_bytes: header
+                .max_bytes
+                .map_or(limit::PULL_BYTES, |max| (max.max(1) as usize).min(limit::PULL_BYTES)),
+        }
+    }
 }
 
 impl Waiting for Pull {
@@ -58,6 +86,8 @@ pub(super) struct Found {
     pub slices: Vec<Bytes>,
     pub count: usize,
     pub bytes: usize,
+    /// Where the last one's entry lies.
+    pub last: Position,
 }
 
 impl Found {
@@ -69,9 +99,10 @@ impl Found {
 }
 
 /// What a try of a pull came to.
-enum Tried {
+pub(super) enum Tried {
     Answered,
-    /// Nothing for it up to the end of the queue.
+    /// Nothing for it up to the end of the queue, or nothing that this replica
+    /// can serve.
     AtEnd(Pull),
 }
 
@@ -104,29 +135,16 @@ impl<D: Disk> Broker<D> {
         let reply_to = frame.reply_to();
         let index = &self.state.queue(to).index;
         let (min, max) = (index.min(), index.max());
-        let offset = u64::try_from(header.queue_offset).ok().filter(|at| (min..=max).contains(at));
-        let Some(offset) = offset else {
-            // A group that is ahead of the queue goes on at its end, never at 0 (O2).
-            let next = if header.queue_offset > max as i64 { max } else { min };
+        let asked = u64::try_from(header.queue_offset).ok().filter(|at| (min..=max).contains(at));
+        // A group that is ahead of the queue goes on at its end, never at 0 (O2).
+        let next = if header.queue_offset > max as i64 { max } else { min };
+        let pull = Pull::new(conn, reply_to, group, to, filter, asked.unwrap_or(next), &header);
+        if asked.is_none() {
             let remark = if next == max { "OFFSET_OVERFLOW_BADLY" } else { "OFFSET_TOO_SMALL" };
-            self.answer_pull(conn, reply_to, to, code::PULL_OFFSET_MOVED, remark, next, Vec::new());
+            self.answer_pull(&pull, code::PULL_OFFSET_MOVED, remark, LEADER_ID, Vec::new());
             return Ok(());
-        };
-        self.pulls_from(conn, &group, to, offset);
-        let pull = Pull {
-            conn,
-            reply_to,
-            group,
-            lock_epoch: header.lock_epoch,
-            to,
-            filter,
-            version: header.sub_version,
-            offset,
-            max_messages: (header.max_messages.max(1) as usize).min(limit::PULL_MESSAGES),
-            max_bytes: header
-                .max_bytes
-                .map_or(limit::PULL_BYTES, |max| (max.max(1) as usize).min(limit::PULL_BYTES)),
-        };
+        }
+        self.pulls_from(conn, &pull.group, to, pull.offset);
         if let Tried::AtEnd(pull) = self.try_pull(pull) {
             let may_hold = header.sys_flag & pull_flag::SUSPEND != 0 && !reply_to.one_way;
             let hold = std::time::Duration::from_millis(header.suspend_timeout.max(0) as u64);
@@ -139,7 +157,7 @@ impl<D: Disk> Broker<D> {
         Ok(())
     }
 
-    fn pull_filter(&self, header: &PullHeader<'_>) -> Result<TagFilter, Rejected> {
+    pub(super) fn pull_filter(&self, header: &PullHeader<'_>) -> Result<TagFilter, Rejected> {
         if header.sys_flag & pull_flag::SUBSCRIPTION != 0 {
             return TagFilter::parse(header.subscription.unwrap_or("*"), header.expression_type);
         }
@@ -171,7 +189,7 @@ impl<D: Disk> Broker<D> {
 
     /// Looks for messages from the pull's offset on, and answers if there are
     /// some, or if looking took long enough.
-    fn try_pull(&mut self, mut pull: Pull) -> Tried {
+    pub(super) fn try_pull(&mut self, mut pull: Pull) -> Tried {
         let mut entries = std::mem::take(&mut self.scratch.entries);
         let mut found = Found::default();
         let mut scanned = 0;
@@ -214,13 +232,20 @@ impl<D: Disk> Broker<D> {
             }
         };
         self.scratch.entries = entries;
-        let Pull { conn, reply_to, to, offset, .. } = pull;
+        let Pull { conn, reply_to, offset, .. } = pull;
         if found.count > 0 {
             self.counters.served += found.count as u64;
-            self.answer_pull(conn, reply_to, to, code::SUCCESS, "FOUND", offset, found.slices);
+            if self.is_following() {
+                self.counters.served_following += found.count as u64;
+            }
+            let suggested = self.best_replica(&pull, found.last);
+            self.answer_pull(&pull, code::SUCCESS, "FOUND", suggested, found.slices);
         } else if let Some(error) = failed {
             self.counters.corrupt_reads += 1;
             tracing::error!(%error, "a stored message cannot be served");
+            if self.is_following() {
+                return Tried::AtEnd(pull);
+            }
             self.refuse(conn, reply_to, Rejected::new(code::SYSTEM_ERROR, error.to_string()));
         } else if is_outdated {
             self.counters.outdated_pulls += 1;
@@ -229,7 +254,7 @@ impl<D: Disk> Broker<D> {
             self.refuse(conn, reply_to, Rejected::new(code::SUBSCRIPTION_NOT_LATEST, remark));
         } else if offset < end {
             let code = code::PULL_RETRY_IMMEDIATELY;
-            self.answer_pull(conn, reply_to, to, code, "NO_MATCHED_MESSAGE", offset, Vec::new());
+            self.answer_pull(&pull, code, "NO_MATCHED_MESSAGE", LEADER_ID, Vec::new());
         } else {
             return Tried::AtEnd(pull);
         }
@@ -261,6 +286,7 @@ impl<D: Disk> Broker<D> {
                 return Ok(true);
             }
             self.read_message(pull.to, *offset, *entry, found)?;
+            found.last = entry.position;
             pull.offset = offset + 1;
         }
         Ok(found.count >= pull.max_messages)
@@ -329,30 +355,26 @@ impl<D: Disk> Broker<D> {
     }
 
     fn answer_at_end(&mut self, pull: Pull) {
-        let Pull { conn, reply_to, to, offset, .. } = pull;
         let code = code::PULL_NOT_FOUND;
-        self.answer_pull(conn, reply_to, to, code, "OFFSET_OVERFLOW_ONE", offset, Vec::new());
+        self.answer_pull(&pull, code, "OFFSET_OVERFLOW_ONE", LEADER_ID, Vec::new());
     }
 
-    #[allow(clippy::too_many_arguments, reason = "an answer has this many parts")]
     fn answer_pull(
         &mut self,
-        conn: ConnId,
-        reply_to: ReplyTo,
-        to: QueueKey,
+        pull: &Pull,
         code: i32,
         remark: &str,
-        next: u64,
+        suggest_broker: i64,
         found: Vec<Bytes>,
     ) {
-        let index = &self.state.queue(to).index;
+        let index = &self.state.queue(pull.to).index;
         let fields = PullReply {
-            suggest_broker: 0,
-            next_offset: next as i64,
+            suggest_broker,
+            next_offset: pull.offset as i64,
             min_offset: index.min() as i64,
             max_offset: index.max() as i64,
         }
         .fields();
-        self.reply(conn, reply_to, code, remark, fields, found);
+        self.reply(pull.conn, pull.reply_to, code, remark, fields, found);
     }
 }

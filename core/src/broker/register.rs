@@ -22,16 +22,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What a broker is to its replica set, as name servers and clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrokerRole {
-    /// [`LEADER_ID`](Self::LEADER_ID), or a follower's number in its set.
+    /// [`LEADER_ID`], or a follower's number in its set.
     pub broker_id: i64,
     /// None of a broker that has no replicas.
     pub term: Option<Term>,
 }
 
-impl BrokerRole {
-    /// RocketMQ's id of a master.
-    pub const LEADER_ID: i64 = 0;
-}
+/// RocketMQ's id of a master.
+pub const LEADER_ID: i64 = 0;
 
 pub(super) struct Registration {
     servers: Vec<Server>,
@@ -132,12 +130,12 @@ impl<D: Disk> Broker<D> {
     pub fn role(&self) -> Option<BrokerRole> {
         let Some(set) = &self.config.replica_set else {
             let is_ready = self.phase == Phase::Serving;
-            return is_ready.then_some(BrokerRole { broker_id: BrokerRole::LEADER_ID, term: None });
+            return is_ready.then_some(BrokerRole { broker_id: LEADER_ID, term: None });
         };
         match self.phase {
             Phase::Serving => {
                 let term = Some(self.serves_in);
-                Some(BrokerRole { broker_id: BrokerRole::LEADER_ID, term })
+                Some(BrokerRole { broker_id: LEADER_ID, term })
             }
             Phase::Recovering if self.replica.leader().is_some() => {
                 let term = Some(self.replica.term());

@@ -8,7 +8,7 @@ use crate::{
     ids::ConnId,
     runtime::Disk,
     time::Now,
-    wire::{Fields, Frame, code, frame::ReplyTo, request},
+    wire::{Fields, Frame, code, frame::ReplyTo, header::NotLeader, request},
 };
 
 impl<D: Disk> Broker<D> {
@@ -19,14 +19,53 @@ impl<D: Disk> Broker<D> {
             self.check_received(conn, &frame);
             return;
         }
-        if self.phase != Phase::Serving || now.mono > self.replica.lease_until() {
-            let busy = Rejected::new(code::SYSTEM_BUSY, "[REJECTREQUEST] the broker is not ready");
-            return self.refuse(conn, frame.reply_to(), busy);
-        }
         let reply_to = frame.reply_to();
-        if let Err(rejected) = self.request(now, conn, frame) {
+        let handled = if self.phase == Phase::Serving && now.mono <= self.replica.lease_until() {
+            self.request(now, conn, frame)
+        } else if self.is_following() {
+            self.request_of_follower(now, conn, frame)
+        } else {
+            return self.refuse_to_lead(conn, reply_to);
+        };
+        if let Err(rejected) = handled {
             self.refuse(conn, reply_to, rejected);
         }
+    }
+
+    /// What a replica can answer that does not lead: nothing that proposes, and
+    /// nothing that the leader may know better.
+    fn request_of_follower(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        frame: Frame,
+    ) -> Result<(), Rejected> {
+        match frame.code {
+            request::PULL_MESSAGE => self.pull_from_follower(now, conn, &frame),
+            request::HEART_BEAT => self.heartbeat(now, conn, frame),
+            request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
+            _ => {
+                self.refuse_to_lead(conn, frame.reply_to());
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing was done, and another broker may do it at once: RocketMQ's clients
+    /// try one after this code, ours knows which.
+    fn refuse_to_lead(&mut self, conn: ConnId, reply_to: ReplyTo) {
+        let (fields, remark) = match &self.config.replica_set {
+            None => (Fields::default(), "[REJECTREQUEST] the broker is not ready"),
+            Some(set) => {
+                let leads = self.replica.leads().then_some(set.id);
+                let leader = self.replica.leader().or(leads).map(|node| node.0);
+                let term = self.replica.term().0;
+                let remark = "[REJECTREQUEST] this replica does not lead its set";
+                (NotLeader { leader, term }.fields(), remark)
+            }
+        };
+        self.counters.refused += 1;
+        self.reply(conn, reply_to, code::SYSTEM_BUSY, remark, fields, Vec::new());
     }
 
     fn request(&mut self, now: Now, conn: ConnId, frame: Frame) -> Result<(), Rejected> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    broker::BrokerRole,
+    broker::{BrokerRole, LEADER_ID},
     error::Rejected,
     ids::{ConnId, Term},
     time::Time,
@@ -112,7 +112,7 @@ impl Registry {
         };
         set.cluster = said.cluster.to_owned();
         set.replicas.insert(broker_id, replica);
-        if broker_id == BrokerRole::LEADER_ID {
+        if broker_id == LEADER_ID {
             set.term = term;
             set.missed.clear();
         }
@@ -212,7 +212,7 @@ impl Set {
         let is_other = |(id, replica): (&i64, &Replica)| {
             (*id == said.broker_id || replica.addr == addr) && said.term < replica.term
         };
-        let leads = said.broker_id == BrokerRole::LEADER_ID;
+        let leads = said.broker_id == LEADER_ID;
         leads && said.term < self.term || self.replicas.iter().any(is_other)
     }
 

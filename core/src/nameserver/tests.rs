@@ -2,12 +2,15 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{
-    body::{ClusterInfo, TopicRoute, perm},
-    frame,
+use crate::{
+    broker::LEADER_ID,
+    wire::{
+        body::{ClusterInfo, TopicRoute, perm},
+        frame,
+    },
 };
 
-const LEADER: i64 = BrokerRole::LEADER_ID;
+const LEADER: i64 = LEADER_ID;
 
 fn at(seconds: u64) -> Now {
     Now { mono: Time(seconds * 1_000_000), wall: 0 }

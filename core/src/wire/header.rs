@@ -265,6 +265,16 @@ header!(
 );
 
 header!(
+    /// Ours: what a replica adds to a refusal (2) because it does not lead.
+    NotLeader {
+        /// The leader's number in its set, if it is known.
+        leader: Option<u64> = "leaderId",
+        /// The newest term that the replica knows.
+        term: u64 = "term",
+    }
+);
+
+header!(
     /// 30, 31, and with its answer also 14.
     QueueHeader<'a> {
         topic: &'a str = "topic",
