@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     Answer, Ask, ClientError, Done, QueueAsk, Ticket,
     context::{Context, Purpose, Reply, Timer},
+    leaders::not_leader,
     pop::read_popped,
     routes::News,
 };
@@ -40,8 +41,11 @@ struct Pending {
     failures: u32,
     /// Name servers asked so far.
     asked: usize,
-    /// Brokers that have yet to be told, once it is known which.
-    untold: Option<Vec<SocketAddr>>,
+    /// Brokers that have yet to be told, once it is known which, and where they
+    /// are, if they are.
+    untold: Option<BTreeMap<Name, Option<SocketAddr>>>,
+    /// Where they are must be asked again.
+    is_outdated: bool,
     last_failure: String,
 }
 
@@ -74,6 +78,7 @@ impl Asks {
             failures: 0,
             asked: 0,
             untold: None,
+            is_outdated: false,
             last_failure: "no route was found in time".to_owned(),
         };
         self.pending.insert(ticket, pending);
@@ -88,12 +93,14 @@ impl Asks {
                 let (code, fields, _) = request_of(cx, &pending.ask);
                 return self.ask_name_server(cx, ticket, code, fields);
             }
-            Whom::EveryoneIn(_) if pending.untold.is_none() => {
+            Whom::EveryoneIn(_) if pending.untold.is_none() || pending.is_outdated => {
                 let code = request::GET_BROKER_CLUSTER_INFO;
                 return self.ask_name_server(cx, ticket, code, Fields::default());
             }
             Whom::EveryoneIn(_) => return self.tell_next(cx, ticket),
-            Whom::EveryoneOf(_) if pending.untold.is_some() => return self.tell_next(cx, ticket),
+            Whom::EveryoneOf(_) if pending.untold.is_some() && !pending.is_outdated => {
+                return self.tell_next(cx, ticket);
+            }
             Whom::MasterNear(half) => {
                 // It need not be a topic of ours.
                 let route = cx.routes.get(&half.shard.topic);
@@ -113,8 +120,9 @@ impl Asks {
                 return self.finish(cx, ticket, Ok(Answer::Queues(route.readable.clone())));
             }
             Whom::EveryoneOf(_) => {
-                let untold = masters.collect();
-                return self.tell_all(cx, ticket, untold);
+                let masters = route.masters.iter().map(|(name, addr)| (name.clone(), Some(*addr)));
+                let masters = masters.collect();
+                return self.tell_all(cx, ticket, masters);
             }
             Whom::Master(_, broker) => route.master(&broker.into()),
             // Each time another one.
@@ -149,18 +157,41 @@ impl Asks {
         cx.call(addr, code, fields, body, timeout, purpose);
     }
 
-    fn tell_all(&mut self, cx: &mut Context, ticket: Ticket, brokers: Vec<SocketAddr>) {
-        if let Some(pending) = self.pending.get_mut(&ticket) {
-            pending.untold = Some(brokers);
+    /// It is known who is to be told, or, of those who were not told yet, where
+    /// they are now.
+    fn tell_all(
+        &mut self,
+        cx: &mut Context,
+        ticket: Ticket,
+        brokers: BTreeMap<Name, Option<SocketAddr>>,
+    ) {
+        let Some(pending) = self.pending.get_mut(&ticket) else { return };
+        pending.is_outdated = false;
+        match &mut pending.untold {
+            None => pending.untold = Some(brokers),
+            Some(untold) => {
+                for (name, addr) in untold {
+                    *addr = brokers.get(name).copied().flatten();
+                }
+            }
         }
         self.tell_next(cx, ticket);
     }
 
     /// One broker after the other; done when the last one has answered.
     fn tell_next(&mut self, cx: &mut Context, ticket: Ticket) {
-        let Some(pending) = self.pending.get(&ticket) else { return };
-        if let Some(addr) = pending.untold.as_ref().and_then(|brokers| brokers.first()) {
-            return self.ask_broker(cx, ticket, *addr);
+        let Some(pending) = self.pending.get_mut(&ticket) else { return };
+        match pending.untold.as_ref().and_then(BTreeMap::first_key_value) {
+            Some((_, Some(addr))) => {
+                let addr = *addr;
+                return self.ask_broker(cx, ticket, addr);
+            }
+            Some((name, None)) => {
+                let why = format!("nobody leads {name}");
+                pending.is_outdated = true;
+                return self.retry_later(cx, ticket, why);
+            }
+            None => {}
         }
         if let Ask::CreateTopic { topic, .. } = &pending.ask {
             cx.refresh_route(&topic.as_str().into());
@@ -174,13 +205,11 @@ impl Asks {
             Ok(frame) => frame,
             Err(failed) => {
                 pending.asked += 1;
-                if let Whom::Master(topic, _) | Whom::AnyOf(topic) = whom(&pending.ask) {
-                    cx.refresh_route(&topic.into());
-                }
-                return self.retry_later(cx, ticket, failed.why().to_owned());
+                return self.find_again(cx, ticket, failed.why().to_owned());
             }
         };
         match (step, &pending.ask) {
+            _ if not_leader(&frame).is_some() => self.find_again(cx, ticket, frame.remark),
             (AskStep::NameServer, _) if frame.code != code::SUCCESS => {
                 pending.asked += 1;
                 if pending.asked < cx.config.name_servers.len() {
@@ -194,10 +223,10 @@ impl Asks {
                     Err(refusal) => self.finish(cx, ticket, Err(ClientError::Refused(refusal))),
                 }
             }
-            (AskStep::Broker(addr), _)
+            (AskStep::Broker(told), _)
                 if frame.code == code::SUCCESS && pending.untold.is_some() =>
             {
-                pending.untold.iter_mut().for_each(|all| all.retain(|broker| *broker != addr));
+                pending.untold.iter_mut().for_each(|all| all.retain(|_, at| *at != Some(told)));
                 self.tell_next(cx, ticket);
             }
             (AskStep::Broker(addr), Ask::Pop(pop)) => {
@@ -224,6 +253,20 @@ impl Asks {
                 self.finish(cx, ticket, answer);
             }
         }
+    }
+
+    /// Whoever was asked is not there, or not the one to ask.
+    fn find_again(&mut self, cx: &mut Context, ticket: Ticket, why: String) {
+        let Some(pending) = self.pending.get_mut(&ticket) else { return };
+        pending.is_outdated = true;
+        match whom(&pending.ask) {
+            Whom::Master(topic, _) | Whom::AnyOf(topic) | Whom::EveryoneOf(topic) => {
+                cx.refresh_route(&topic.into());
+            }
+            Whom::MasterNear(half) => cx.refresh_route(&half.shard.topic),
+            Whom::NameServer | Whom::EveryoneIn(_) | Whom::NobodyOf(_) => {}
+        }
+        self.retry_later(cx, ticket, why);
     }
 
     fn retry_later(&mut self, cx: &mut Context, ticket: Ticket, why: String) {

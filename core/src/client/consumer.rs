@@ -5,6 +5,7 @@ mod locks;
 mod membership;
 mod owned;
 mod queue;
+mod reader;
 mod send_back;
 mod start;
 

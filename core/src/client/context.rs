@@ -233,6 +233,7 @@ impl Context {
     /// A call's time is up. Returns everything that fails with it.
     pub fn on_call_timeout(&mut self, opaque: i32) -> Vec<(Purpose, CallFailed)> {
         let Some(call) = self.forget_call(opaque) else { return Vec::new() };
+        self.on_not_leader(call.addr, None);
         let why = format!("{} did not answer in time", call.addr);
         let link = self.links.links.get(&call.addr);
         let Some(link) = link.filter(|link| link.up) else {
@@ -282,6 +283,9 @@ impl Context {
             .retain(|output| !matches!(output, Output::Send { addr: to, .. } if *to == addr));
         let on_it = self.links.calls.iter().filter(|(_, call)| call.addr == addr);
         let opaques: Vec<i32> = on_it.map(|(opaque, _)| *opaque).collect();
+        if !opaques.is_empty() {
+            self.on_not_leader(addr, None);
+        }
         let why = format!("the link to {addr} is gone: {why}");
         let failed = |why: String| match was_up {
             true => CallFailed::Lost(why),

@@ -11,6 +11,7 @@ use super::{
     asks::Asks,
     consumer::Consumer,
     context::{CallFailed, Context, Links, Purpose, Reply, Timer, Timers},
+    leaders::not_leader,
     outgoing::MessageIds,
     producer::{Kind, Producer},
     routes::{News, Routes},
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     error::Rejected,
+    ids::Name,
     message::hex,
     rng::Rng,
     time::{Now, Time},
@@ -95,9 +97,13 @@ impl ClientCore {
             Input::Frame { addr, frame } if frame.is_response() => {
                 let purpose = self.cx.take_call(addr, frame.opaque);
                 self.cx.heard_from(addr);
+                let told = not_leader(&frame).filter(|_| purpose.is_some());
+                let led_anew = told.map(|told| self.cx.on_not_leader(addr, Some(told)));
                 if let Some(purpose) = purpose {
                     self.on_reply(purpose, Ok(frame));
                 }
+                let news = led_anew.into_iter().flatten();
+                self.on_news(news.map(|topic| (topic, News::Found)).collect());
             }
             Input::Frame { addr, frame } => {
                 self.cx.heard_from(addr);
@@ -245,22 +251,28 @@ impl ClientCore {
                 }
             }
             Purpose::Route { topic } => {
-                for (topic, news) in cx.on_route_reply(&topic, reply) {
-                    self.producer.on_news(cx, &topic, &news);
-                    self.asks.on_news(cx, &topic, &news);
-                    if news == News::Found {
-                        if self.checks.concerns(&topic) {
-                            self.checks.meet_brokers(cx);
-                        }
-                        for consumer in self.consumers.values_mut() {
-                            consumer.on_topic_changed(cx, &topic);
-                        }
-                    }
-                }
+                let news = cx.on_route_reply(&topic, reply);
+                self.on_news(news);
             }
             Purpose::Farewell => {
                 if let Some(Closing { farewells: Some(owed), .. }) = &mut self.closing {
                     *owed -= 1;
+                }
+            }
+        }
+    }
+
+    fn on_news(&mut self, news: Vec<(Name, News)>) {
+        let cx = &mut self.cx;
+        for (topic, news) in news {
+            self.producer.on_news(cx, &topic, &news);
+            self.asks.on_news(cx, &topic, &news);
+            if news == News::Found {
+                if self.checks.concerns(&topic) {
+                    self.checks.meet_brokers(cx);
+                }
+                for consumer in self.consumers.values_mut() {
+                    consumer.on_topic_changed(cx, &topic);
                 }
             }
         }
@@ -315,7 +327,7 @@ impl ClientCore {
                 }
             }
             Timer::Relink(addr) => {
-                if cx.routes.is_broker(addr) {
+                if cx.routes.brokers().contains(&addr) {
                     cx.introduce(addr);
                 }
             }

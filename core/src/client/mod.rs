@@ -6,6 +6,7 @@ mod asks;
 mod config;
 mod consumer;
 mod context;
+mod leaders;
 mod machine;
 mod message;
 mod outgoing;

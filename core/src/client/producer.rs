@@ -14,6 +14,7 @@ use super::{
     Done, Message, MessageQueue, SendError, SendOptions, SendReceipt, SendStatus, Ticket,
     api::worth_another_try,
     context::{CallFailed, Context, Purpose, Reply, Timer},
+    leaders::not_leader,
     outgoing::{MessageIds, Outgoing},
     routes::News,
     selection::{Avoided, Target},
@@ -285,6 +286,11 @@ impl Producer {
                 };
             }
         };
+        if not_leader(&frame).is_some() {
+            self.avoided.on_failure(broker, cx.now.mono);
+            cx.refresh_route(&send.topic);
+            return self.retry_elsewhere(cx, ticket, Rejected::new(frame.code, frame.remark));
+        }
         self.avoided.on_answer(broker, cx.now.mono, cx.now.mono.since(send.tried_at));
         if let Some(status) = SendStatus::of_code(frame.code) {
             let result = match receipt(send, &queue, status, &frame.fields) {
@@ -336,6 +342,9 @@ impl Producer {
             } else {
                 self.try_send(cx, ticket);
             }
+        }
+        if *news == News::Found {
+            self.hurry(cx, topic);
         }
     }
 

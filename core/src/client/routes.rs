@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use super::{
     MessageQueue,
     context::{CallFailed, Context, Purpose, Reply, Timer},
+    leaders::Leaders,
 };
 use crate::{
     ids::Name,
@@ -40,17 +41,26 @@ pub struct Route {
     pub fixed: Vec<MessageQueue>,
     /// Readable queues, sorted.
     pub readable: Vec<MessageQueue>,
-    masters: BTreeMap<Name, SocketAddr>,
+    /// Who leads each set, as far as we know: see `leaders`.
+    pub(super) masters: BTreeMap<Name, SocketAddr>,
+    /// All replicas of each set by broker id, as name servers have them.
+    pub(super) replicas: BTreeMap<Name, BTreeMap<i64, SocketAddr>>,
 }
 
 impl Route {
     fn of(topic: &Name, wire: &TopicRoute, before: Option<&Route>) -> Result<Route, String> {
         let mut route = Route::default();
         for broker in &wire.brokers {
-            if let Some(addr) = broker.addrs.get(&0) {
+            let mut replicas = BTreeMap::new();
+            for (id, addr) in &broker.addrs {
                 let addr = addr.parse().map_err(|_| format!("unusable address {addr:.60?}"))?;
-                route.masters.insert(broker.broker_name.as_str().into(), addr);
+                replicas.insert(*id, addr);
             }
+            // Without a leader any replica will do: it tells when there is one.
+            let Some(addr) = replicas.values().next() else { continue };
+            let name = Name::from(broker.broker_name.as_str());
+            route.masters.insert(name.clone(), *addr);
+            route.replicas.insert(name, replicas);
         }
         for data in &wire.queues {
             if data.read_queues.max(data.write_queues) > MAX_QUEUES {
@@ -93,6 +103,7 @@ impl Route {
             fixed: rename(&self.fixed),
             readable: Vec::new(),
             masters: self.masters.clone(),
+            replicas: self.replicas.clone(),
         }
     }
 
@@ -103,6 +114,11 @@ impl Route {
 
     pub fn masters(&self) -> impl Iterator<Item = SocketAddr> {
         self.masters.values().copied()
+    }
+
+    /// Another replica of this broker, by its id.
+    pub fn replica(&self, broker: &Name, id: i64) -> Option<SocketAddr> {
+        self.replicas.get(broker)?.get(&id).copied()
     }
 }
 
@@ -138,14 +154,15 @@ pub enum News {
 pub struct Routes {
     /// The name server that answered last.
     current: usize,
-    topics: BTreeMap<Name, Topic>,
+    pub(super) topics: BTreeMap<Name, Topic>,
+    pub(super) leaders: Leaders,
 }
 
 #[derive(Default)]
-struct Topic {
-    route: Option<Arc<Route>>,
+pub struct Topic {
+    pub(super) route: Option<Arc<Route>>,
     /// What it will look like once it is created by sending to it.
-    expected: Option<Arc<Route>>,
+    pub(super) expected: Option<Arc<Route>>,
     fetch: Option<Fetch>,
     /// A send waits: the default topic's route would do.
     for_sending: bool,
@@ -169,18 +186,21 @@ impl Routes {
     }
 
     pub fn is_broker(&self, addr: SocketAddr) -> bool {
-        self.routes().any(|route| route.masters().any(|master| master == addr))
+        self.set_of(addr).is_some()
     }
 
     /// The name of the broker at this address; empty if no route knows it.
     pub fn name_of(&self, addr: SocketAddr) -> Name {
-        let mut masters = self.routes().flat_map(|route| &route.masters);
-        masters
-            .find(|(_, master)| **master == addr)
-            .map_or_else(|| "".into(), |(name, _)| name.clone())
+        self.set_of(addr).cloned().unwrap_or_else(|| "".into())
     }
 
-    /// All brokers of topics in use, sorted.
+    fn set_of(&self, addr: SocketAddr) -> Option<&Name> {
+        let mut sets = self.routes().flat_map(|route| &route.replicas);
+        sets.find(|(_, replicas)| replicas.values().any(|replica| *replica == addr))
+            .map(|(name, _)| name)
+    }
+
+    /// The leaders of all brokers of topics in use, sorted.
     pub fn brokers(&self) -> Vec<SocketAddr> {
         let mut brokers: Vec<_> = self.routes().flat_map(|route| route.masters()).collect();
         brokers.sort();
@@ -188,7 +208,7 @@ impl Routes {
         brokers
     }
 
-    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.topics.values().filter_map(|topic| topic.route.as_ref().or(topic.expected.as_ref()))
     }
 }
@@ -323,7 +343,8 @@ impl Context {
         }
     }
 
-    fn on_route_found(&mut self, topic: &Name, route: Route) -> Vec<(Name, News)> {
+    fn on_route_found(&mut self, topic: &Name, mut route: Route) -> Vec<(Name, News)> {
+        self.routes.leaders.correct(&mut route);
         let refresh = self.now.mono + self.config.route_refresh;
         self.timers.set(refresh, Timer::Route(topic.clone()));
         let Some(known) = self.routes.topics.get_mut(topic) else { return Vec::new() };

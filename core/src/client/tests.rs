@@ -3,6 +3,7 @@
 mod consuming;
 mod orderly;
 mod popping;
+mod replica_sets;
 mod retrying;
 mod sending;
 mod storms;

@@ -104,7 +104,7 @@ pub struct Check {
 pub struct Checks {
     topics: Option<Vec<Name>>,
     /// Handed out: by whom, and when the answer is no longer waited for.
-    unanswered: BTreeMap<(SocketAddr, i64), Time>,
+    unanswered: BTreeMap<(Name, i64), Time>,
 }
 
 impl Checks {
@@ -174,7 +174,8 @@ impl Checks {
         let check = parse(cx, addr, header, body)?;
         let now = cx.now.mono;
         self.unanswered.retain(|_, until| *until > now);
-        if self.unanswered.contains_key(&(addr, check.half.position)) {
+        let half = (check.half.broker_name.clone(), check.half.position);
+        if self.unanswered.contains_key(&half) {
             // Counted, it would be one of those that nobody was asked (T5).
             let why = "the application has not answered the last one";
             return Err(Rejected::new(code::SYSTEM_BUSY, why));
@@ -182,12 +183,12 @@ impl Checks {
         if self.unanswered.len() >= MAX_CHECKS {
             return Err(Rejected::new(code::SYSTEM_BUSY, "too many unanswered checks"));
         }
-        self.unanswered.insert((addr, check.half.position), now + ANSWER_BY);
+        self.unanswered.insert(half, now + ANSWER_BY);
         Ok(check)
     }
 
     pub fn on_answer(&mut self, half: &Half) {
-        self.unanswered.remove(&(half.addr, half.position));
+        self.unanswered.remove(&(half.broker_name.clone(), half.position));
     }
 }
 

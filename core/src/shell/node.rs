@@ -18,7 +18,7 @@ use super::{
     peers::{PeerConfig, PeerEvent, Peers},
 };
 use crate::{
-    broker::{Broker, BrokerConfig, Input, Output},
+    broker::{Broker, BrokerConfig, Input, LEADER_ID, Output},
     error::StoreError,
     ids::ConnId,
     log::SyncTicket,
@@ -184,8 +184,8 @@ impl<R: Runtime> Node<R> {
         Stopper(self.events.clone())
     }
 
-    /// Serves until it is stopped or its store fails. `ready` is called once the
-    /// broker serves, or follows one that does (at once for a mere name server).
+    /// Serves until it is stopped or its store fails. `ready` is called once
+    /// the broker serves (at once for a mere name server).
     pub async fn serve(
         mut self,
         listener: R::Listener,
@@ -322,7 +322,9 @@ impl<R: Runtime> Node<R> {
                 Output::Dial { name_server, addr } => self.spawn_dial(name_server, addr),
                 Output::Registered => {
                     self.register_local(now);
-                    if let Some(ready) = ready.take() {
+                    if self.leads()
+                        && let Some(ready) = ready.take()
+                    {
                         ready();
                     }
                 }
@@ -363,6 +365,11 @@ impl<R: Runtime> Node<R> {
             self.broker = Some(Broker::open(config.clone(), disk, self.runtime.entropy())?);
         }
         Ok(())
+    }
+
+    fn leads(&self) -> bool {
+        let role = self.broker.as_ref().and_then(Broker::role);
+        role.is_some_and(|role| role.broker_id == LEADER_ID)
     }
 
     fn register_local(&mut self, now: Now) {

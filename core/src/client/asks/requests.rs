@@ -1,6 +1,6 @@
 //! Whom each ask is for, what it requests, and what its answer says.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use bytes::Bytes;
 
@@ -9,6 +9,7 @@ use crate::{
         Answer, Ask, ClientError, Half, MessageQueue, Pulled, QueueAsk, context::Context, pop,
     },
     error::Rejected,
+    ids::Name,
     message::{Properties, Record, property},
     wire::{
         Fields, Frame,
@@ -259,20 +260,22 @@ pub fn refusal(frame: Frame) -> ClientError {
     ClientError::Refused(Rejected::new(frame.code, frame.remark))
 }
 
-/// The masters of a cluster.
-pub fn brokers_of(body: &[u8], cluster: &str) -> Result<Vec<SocketAddr>, Rejected> {
+/// The leaders of a cluster's brokers; none where nobody leads now.
+pub fn brokers_of(
+    body: &[u8],
+    cluster: &str,
+) -> Result<BTreeMap<Name, Option<SocketAddr>>, Rejected> {
     let info = ClusterInfo::parse(body)?;
     let missing = |what: String| Rejected::new(code::SYSTEM_ERROR, what);
     let names = info
         .clusters
         .get(cluster)
         .ok_or_else(|| missing(format!("there is no cluster {cluster:.60?}")))?;
-    let masters: Vec<SocketAddr> = names
-        .iter()
-        .filter_map(|name| info.brokers.get(name)?.addrs.get(&0)?.parse().ok())
-        .collect();
-    match masters.is_empty() {
+    let leader = |name: &String| info.brokers.get(name)?.addrs.get(&0)?.parse().ok();
+    let leaders = names.iter().map(|name| (name.as_str().into(), leader(name)));
+    let leaders: BTreeMap<Name, Option<SocketAddr>> = leaders.collect();
+    match leaders.is_empty() {
         true => Err(missing(format!("no broker of cluster {cluster:.60?} is there"))),
-        false => Ok(masters),
+        false => Ok(leaders),
     }
 }

@@ -43,8 +43,17 @@ impl Consumer {
     }
 
     pub fn on_topic_changed(&mut self, cx: &mut Context, topic: &Name) {
-        if self.topics.contains_key(topic) {
-            self.rebalance_now(cx);
+        if !self.topics.contains_key(topic) {
+            return;
+        }
+        self.rebalance_now(cx);
+        // What failed may have failed because somebody else leads now.
+        let waits = |owned: &&mut Owned| owned.queue.topic == *topic && owned.failures > 0;
+        for owned in self.queues.values_mut().filter(waits) {
+            owned.not_before = cx.now.mono;
+        }
+        for number in self.queues.keys().copied().collect::<Vec<_>>() {
+            self.step(cx, number);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A queue that the member owns, or is about to.
 
-use super::{Consumer, locks::Lock};
+use super::{Consumer, locks::Lock, reader::Reader};
 use crate::{
     client::{MessageQueue, OffsetSource, context::Context, progress::Progress},
     time::Time,
@@ -15,6 +15,7 @@ pub struct Owned {
     pub(super) not_before: Time,
     pub(super) failures: u32,
     pub(super) pulled_at: Time,
+    pub(super) reader: Reader,
     /// Once it is known where to start.
     pub progress: Option<Progress>,
     /// What the broker has.
@@ -64,6 +65,7 @@ impl Owned {
             not_before: Time::ZERO,
             failures: 0,
             pulled_at: Time::ZERO,
+            reader: Reader::default(),
             progress: None,
             committed: None,
             is_implied: false,

@@ -27,7 +27,7 @@ use crate::{
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(3);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 /// A broker that answers an empty pull at once does not hold pulls now.
 const UNHELD_PULL: Duration = Duration::from_millis(100);
 
@@ -222,8 +222,16 @@ impl Consumer {
             lock_epoch: owned.lock_epoch(),
             reset_epoch: owned.reset_epoch,
         };
-        let (fields, call) = (header.fields(), Call::Pull { queue: number });
-        self.call(cx, number, request::PULL_MESSAGE, fields, self.config.pull_timeout, call);
+        let fields = header.fields();
+        let queue = owned.queue.clone();
+        let route = cx.route(&queue.topic, false);
+        let Some(addr) = route.and_then(|route| owned.reader.ask(&route, &queue)) else {
+            return self.try_again(cx, number);
+        };
+        owned.busy = true;
+        let purpose = Purpose::Consumer(self.id, Call::Pull { queue: number });
+        let (code, timeout) = (request::PULL_MESSAGE, self.config.pull_timeout);
+        cx.call(addr, code, fields, Bytes::new(), timeout, purpose);
     }
 
     pub(super) fn on_pulled(&mut self, cx: &mut Context, number: u64, reply: Reply) {
@@ -231,6 +239,9 @@ impl Consumer {
         owned.busy = false;
         let Some(progress) = &mut owned.progress else { return };
         let Some(topic) = self.topics.get(&owned.queue.topic) else { return };
+        if owned.reader.was_in_vain(cx.now.mono, &reply) {
+            return self.step(cx, number);
+        }
         let Ok(frame) = reply else { return self.try_again(cx, number) };
         let offsets = PullReply::parse(&frame.fields);
         match (frame.code, offsets) {
@@ -248,6 +259,7 @@ impl Consumer {
                 if progress.next_pull() == before {
                     return self.try_again(cx, number);
                 }
+                owned.reader.is_sent_to(cx.now.mono, offsets.suggest_broker);
             }
             (code::PULL_RETRY_IMMEDIATELY, Ok(offsets))
                 if offsets.next_offset > progress.next_pull() =>

@@ -10,11 +10,22 @@ use crate::{
         selection::Target,
     },
     error::Rejected,
+    ids::Name,
     wire::code,
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+/// An election takes a second or two: whoever waits for it is not to be late.
+const LAST_RETRY: Duration = Duration::from_millis(400);
+
+impl Send {
+    /// Whether a broker other than the last one may take it.
+    fn may_go_elsewhere(&self, cx: &mut Context) -> bool {
+        let failed = self.queue.as_ref().map(|queue| &queue.broker);
+        let route = cx.route(&self.topic, true).filter(|_| matches!(self.target, Target::Any));
+        route.is_some_and(|route| route.writable.iter().any(|queue| Some(&queue.broker) != failed))
+    }
+}
 
 impl Producer {
     /// The broker misses a message before this one, which is not stored.
@@ -57,16 +68,34 @@ impl Producer {
             return self.give_up(cx, ticket);
         }
         send.tries_left -= 1;
-        let elsewhere = matches!(send.target, Target::Any)
-            && cx.route(&send.topic, true).is_some_and(|route| {
-                let failed = send.queue.as_ref().map(|queue| &queue.broker);
-                route.writable.iter().any(|queue| Some(&queue.broker) != failed)
-            });
         send.failures += 1;
-        if elsewhere {
+        if send.may_go_elsewhere(cx) {
             return self.try_send(cx, ticket);
         }
         self.wait_for_retry(cx, ticket);
+    }
+
+    /// Its replica set has no leader there: another set takes it at once, and its
+    /// own as soon as somebody leads.
+    pub(super) fn retry_elsewhere(&mut self, cx: &mut Context, ticket: Ticket, why: Rejected) {
+        let Some(send) = self.sends.get_mut(&ticket) else { return };
+        send.refusal = why;
+        send.failures += 1;
+        if send.failures == 1 && send.may_go_elsewhere(cx) {
+            return self.try_send(cx, ticket);
+        }
+        self.wait_for_retry(cx, ticket);
+    }
+
+    /// The topic's route or a leader has changed: what waits for another try
+    /// waits no longer.
+    pub(super) fn hurry(&mut self, cx: &mut Context, topic: &Name) {
+        let waits =
+            |send: &Send| send.topic == *topic && matches!(send.state, State::WaitsForRetry(_));
+        let waiting = self.sends.iter().filter(|(_, send)| waits(send));
+        for ticket in waiting.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
+            self.try_send(cx, ticket);
+        }
     }
 
     /// Nothing was sent: try again as long as there is time.

@@ -4,10 +4,13 @@ use super::*;
 use crate::{
     message::{Properties, RETRY_PREFIX, property},
     wire::{
-        body::{BrokerData, ConsumerIds, LockReply, LockRequest, QueueData, TopicRoute, perm},
+        body::{
+            BrokerData, ClusterInfo, ConsumerIds, LockReply, LockRequest, QueueData, TopicRoute,
+            perm,
+        },
         header::{
-            OffsetReply, PullReply, QueryOffsetHeader, QueueHeader, SendBackHeader, SendReply,
-            TopicHeader,
+            NotLeader, OffsetReply, PullReply, QueryOffsetHeader, QueueHeader, SendBackHeader,
+            SendReply, TopicHeader,
         },
     },
 };
@@ -30,6 +33,13 @@ pub struct Tables {
     /// of it is.
     pub series: BTreeMap<(SocketAddr, u32, u64), Series>,
     pub held: Vec<(SocketAddr, Frame)>,
+    /// Brokers that are replicas of the first of them, and hold what it holds.
+    pub set: Vec<SocketAddr>,
+    /// Those among them that follow, and what they say of their leader.
+    pub following: BTreeMap<SocketAddr, NotLeader>,
+    /// The replica to which a replica sends readers.
+    pub suggested: BTreeMap<SocketAddr, i64>,
+    pub cluster: ClusterInfo,
 }
 
 pub type Series = (u32, u64, BTreeMap<u64, u64>);
@@ -68,6 +78,34 @@ impl Tables {
         self.routes.insert(topic.to_owned(), route);
     }
 
+    /// One set of three replicas, of which name servers believe that the first
+    /// leads.
+    pub fn add_set(&mut self, topic: &str, queues: u32) {
+        self.add_topic(topic, &[(1, queues)]);
+        let set = [(0, 1), (2, 2), (3, 3)];
+        self.set = set.map(|(_, n)| broker(n)).to_vec();
+        self.name(topic, &set);
+        self.led_by(1, 1);
+    }
+
+    /// What name servers say of the set: broker ids and numbers of brokers.
+    pub fn name(&mut self, topic: &str, replicas: &[(i64, u8)]) {
+        let addrs = replicas.iter().map(|(id, n)| (*id, broker(*n).to_string()));
+        self.routes.get_mut(topic).unwrap().brokers[0].addrs = addrs.collect();
+    }
+
+    /// This broker of the set leads it, and the others know.
+    pub fn led_by(&mut self, leader: u8, term: u64) {
+        self.without_leader(term);
+        self.following.remove(&broker(leader));
+        self.following.values_mut().for_each(|says| says.leader = Some(leader.into()));
+    }
+
+    pub fn without_leader(&mut self, term: u64) {
+        let nobody = NotLeader { leader: None, term };
+        self.following = self.set.iter().map(|replica| (*replica, nobody.clone())).collect();
+    }
+
     pub fn fill(&mut self, at: SocketAddr, queue: u32, count: u64) {
         let log = self.logs.entry((at, queue)).or_default();
         for _ in 0..count {
@@ -80,6 +118,12 @@ impl Tables {
 
     /// The answer: code, fields, body. None: held.
     pub fn answer(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
+        let reads = matches!(frame.code, request::HEART_BEAT | request::PULL_MESSAGE);
+        if let Some(says) = self.following.get(&addr).filter(|_| !reads) {
+            return Some((code::SYSTEM_BUSY, says.fields(), Bytes::new()));
+        }
+        let suggested = self.suggested.get(&addr).copied().unwrap_or(0);
+        let addr = if self.set.contains(&addr) { self.set[0] } else { addr };
         let ok = |fields: Fields| Some((code::SUCCESS, fields, Bytes::new()));
         let offset = |offset: i64| ok(OffsetReply { offset }.fields());
         match frame.code {
@@ -151,7 +195,10 @@ impl Tables {
                         .map_or(0, |log| log.len() as i64),
                 )
             }
-            request::PULL_MESSAGE => self.pull(addr, frame),
+            request::GET_BROKER_CLUSTER_INFO => {
+                Some((code::SUCCESS, Fields::default(), self.cluster.to_bytes()))
+            }
+            request::PULL_MESSAGE => self.pull(addr, frame, suggested),
             request::CONSUMER_SEND_MSG_BACK => {
                 self.send_back(addr, frame);
                 ok(Fields::default())
@@ -173,18 +220,24 @@ impl Tables {
             request::ACK_MESSAGE
             | request::HEART_BEAT
             | request::UNREGISTER_CLIENT
+            | request::UPDATE_AND_CREATE_TOPIC
             | request::END_TRANSACTION => ok(Fields::default()),
             other => panic!("no table answers {other}"),
         }
     }
 
-    fn pull(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
+    fn pull(
+        &mut self,
+        addr: SocketAddr,
+        frame: &Frame,
+        suggest_broker: i64,
+    ) -> Option<(i32, Fields, Bytes)> {
         let header = PullHeader::parse(&frame.fields).unwrap();
         let slot = slot(header.topic, header.queue);
         let log = self.logs.entry((addr, slot)).or_default();
         let min = self.min_offsets.get(&(addr, slot)).copied().unwrap_or(0);
         let reply = |next_offset| PullReply {
-            suggest_broker: 0,
+            suggest_broker,
             next_offset,
             min_offset: min,
             max_offset: log.len() as i64,
