@@ -6,6 +6,7 @@ mod commands;
 mod conformance;
 mod crash_points;
 mod dev_cluster;
+mod follower_reads;
 mod node_config;
 mod oracles_bite;
 mod orderly;

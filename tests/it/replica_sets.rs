@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use stormglass_core::{
-    broker::Input,
+    broker::{BrokerConfig, Input},
     error::StoreError,
     ids::NodeId,
     replication::{Flush, ReplicaSet},
@@ -14,16 +14,21 @@ use stormglass_tests::by_hand::{ByHand, Sent, send_fields, small_config};
 
 const STEP: Duration = Duration::from_millis(1);
 
-struct Set {
-    nodes: Vec<ByHand>,
+pub struct Set {
+    pub nodes: Vec<ByHand>,
     /// Nobody hears this one, and it hears nobody.
-    isolated: Option<usize>,
+    pub isolated: Option<usize>,
 }
 
 impl Set {
     fn new() -> Set {
+        Set::with(|_| ())
+    }
+
+    pub fn with(change: impl Fn(&mut BrokerConfig)) -> Set {
         let node = |number| {
             let mut config = small_config(Flush::Sync);
+            change(&mut config);
             config.replica_set = Some(ReplicaSet {
                 id: NodeId(number),
                 peers: (1..=3).map(|id| (NodeId(id), ([127, 0, 0, 1], id as u16).into())).collect(),
@@ -41,7 +46,7 @@ impl Set {
         set
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         for number in 0..3 {
             let node = &mut self.nodes[number];
             if matches!(node.failed, Some(StoreError::NotLeader)) {
@@ -60,7 +65,7 @@ impl Set {
     }
 
     /// Runs until one serves that is not isolated.
-    fn leader(&mut self) -> usize {
+    pub fn leader(&mut self) -> usize {
         for _ in 0..5_000 {
             let mut up = (0..3).filter(|at| self.isolated != Some(*at));
             if let Some(at) = up.find(|at| self.nodes[*at].is_serving()) {
@@ -81,13 +86,13 @@ impl Set {
         Sent::Unknown
     }
 
-    fn send(&mut self, at: usize, body: &str) -> Sent {
+    pub fn send(&mut self, at: usize, body: &str) -> Sent {
         let fields = send_fields("t", 0, "");
         let opaque = self.nodes[at].request(request::SEND_MESSAGE, fields, body.into());
         self.ask(at, opaque)
     }
 
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         (0..300).for_each(|_| self.step());
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{
-    Broker, Output, Phase,
+    Broker, Phase,
     command::Command,
     config::limit,
     halves::Fate,
@@ -178,9 +178,6 @@ impl<D: Disk> Broker<D> {
             Kind::Command => {
                 for (position, bytes) in &entry.parts {
                     let command = Command::decode(bytes, *position)?;
-                    if command.adds_topics() {
-                        self.registration.changed();
-                    }
                     self.state.apply_command(&command, *position);
                 }
             }
@@ -274,8 +271,6 @@ impl<D: Disk> Broker<D> {
             Command::Jumped { .. } | Command::Offsets(_) | Command::Timer(_) => None,
         };
         if let Some(needed) = ready {
-            self.registration.changed();
-            self.outputs.push_back(Output::Registered);
             for (conn, frame) in self.awaiting.take(&needed) {
                 self.frame(now, conn, frame);
             }

@@ -89,18 +89,6 @@ impl Command {
         }
     }
 
-    /// Whether name servers are to know of it: a group has a topic for retries.
-    pub fn adds_topics(&self) -> bool {
-        let opens_retries = |change: &leases::Change| {
-            matches!(change, leases::Change::Opened { retry: Some(_), .. })
-        };
-        match self {
-            Command::Topic(_) | Command::Group(_) => true,
-            Command::Lease(change) => opens_retries(change),
-            _ => false,
-        }
-    }
-
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
         let body = postcard::to_allocvec(self).expect("commands have no unencodable parts");

@@ -55,7 +55,7 @@ use self::{
     pop::Pop,
     propose::Proposed,
     pull::Pull,
-    reads::SentBack,
+    reads::Redirects,
     register::Registration,
     resets::Awareness,
     retention::Retention,
@@ -193,7 +193,7 @@ pub struct Broker<D: Disk> {
     parked: Parked<Pull>,
     parked_pops: Parked<Pop>,
     /// Readers that are to ask the leader.
-    sent_back: SentBack,
+    redirects: Redirects,
     /// Offsets that came with pulls and are not yet proposed.
     unproposed_offsets: BTreeMap<(Name, Shard), u64>,
     offsets_due: Option<Time>,
@@ -282,7 +282,7 @@ impl<D: Disk> Broker<D> {
             transactions: Transactions::default(),
             parked: Parked::default(),
             parked_pops: Parked::default(),
-            sent_back: SentBack::default(),
+            redirects: Redirects::default(),
             unproposed_offsets: BTreeMap::new(),
             offsets_due: None,
             registration: Registration::new(config.name_servers.len()),
@@ -359,7 +359,7 @@ impl<D: Disk> Broker<D> {
             return Time::MAX;
         }
         let always =
-            [self.replica.deadline(), self.registration.deadline(), self.sent_back.deadline()];
+            [self.replica.deadline(), self.registration.deadline(), self.redirects.deadline()];
         if self.phase == Phase::Recovering {
             // The rest waits until there is something to serve: see `follow`.
             return always.into_iter().flatten().min().unwrap_or(Time::MAX);
@@ -386,7 +386,7 @@ impl<D: Disk> Broker<D> {
     }
 
     fn try_advance(&mut self, now: Now) -> Result<(), StoreError> {
-        self.answer_sent_back(now);
+        self.redirect(now);
         if self.phase == Phase::Recovering && self.follow(now)? {
             return Ok(());
         }

@@ -32,9 +32,9 @@ const THINK: Duration = Duration::from_millis(100);
 /// Answers that send readers back to the leader, in the order in which they are
 /// due.
 #[derive(Default)]
-pub(super) struct SentBack(VecDeque<(Time, ConnId, Packet)>);
+pub(super) struct Redirects(VecDeque<(Time, ConnId, Packet)>);
 
-impl SentBack {
+impl Redirects {
     pub fn deadline(&self) -> Option<Time> {
         self.0.front().map(|(at, ..)| *at)
     }
@@ -105,7 +105,7 @@ impl<D: Disk> Broker<D> {
     }
 
     fn send_to_leader(&mut self, now: Now, conn: ConnId, reply_to: ReplyTo, next: i64) {
-        if reply_to.one_way || self.sent_back.0.len() >= limit::AWAITING {
+        if reply_to.one_way || self.redirects.0.len() >= limit::AWAITING {
             return;
         }
         let fields = PullReply {
@@ -117,13 +117,13 @@ impl<D: Disk> Broker<D> {
         .fields();
         let (code, remark) = (code::PULL_RETRY_IMMEDIATELY, "ASK_THE_LEADER");
         let packet = reply_to.answer(code, remark, fields, Vec::new());
-        self.sent_back.0.push_back((now.mono + THINK, conn, packet));
+        self.redirects.0.push_back((now.mono + THINK, conn, packet));
     }
 
     /// Lets the answers go that are due.
-    pub(super) fn answer_sent_back(&mut self, now: Now) {
-        while self.sent_back.deadline().is_some_and(|at| at <= now.mono)
-            && let Some((_, conn, packet)) = self.sent_back.0.pop_front()
+    pub(super) fn redirect(&mut self, now: Now) {
+        while self.redirects.deadline().is_some_and(|at| at <= now.mono)
+            && let Some((_, conn, packet)) = self.redirects.0.pop_front()
         {
             self.outputs.push_back(Output::Send { conn, packet });
         }

@@ -33,8 +33,8 @@ pub const LEADER_ID: i64 = 0;
 
 pub(super) struct Registration {
     servers: Vec<Server>,
-    /// What was said last, or is about to be.
-    role: Option<BrokerRole>,
+    /// What was said last, or is about to be: the role, and which topics.
+    said: Option<(BrokerRole, u64)>,
     opaque: i32,
 }
 
@@ -57,7 +57,7 @@ enum Link {
 impl Registration {
     pub fn new(servers: usize) -> Registration {
         let servers = (0..servers).map(|_| Server::new(Link::Down, Time::ZERO)).collect();
-        Registration { servers, role: None, opaque: 0 }
+        Registration { servers, said: None, opaque: 0 }
     }
 
     pub fn connected(&mut self, number: usize, conn: ConnId) {
@@ -96,7 +96,7 @@ impl Registration {
     }
 
     /// Topics or the broker's role changed: register again at once.
-    pub fn changed(&mut self) {
+    fn changed(&mut self) {
         for server in &mut self.servers {
             match server.link {
                 Link::Registered(_) => server.due = Time::ZERO,
@@ -142,7 +142,7 @@ impl<D: Disk> Broker<D> {
                 Some(BrokerRole { broker_id: set.id.0 as i64, term })
             }
             // Between two leaders a follower remains one.
-            Phase::Recovering | Phase::Starting => self.registration.role,
+            Phase::Recovering | Phase::Starting => self.registration.said.map(|(role, _)| role),
             Phase::Stopping | Phase::Ended => None,
         }
     }
@@ -155,7 +155,8 @@ impl<D: Disk> Broker<D> {
             }
             return;
         };
-        if self.registration.role.replace(role) != Some(role) {
+        let said = (role, self.state.topics_version);
+        if self.registration.said.replace(said) != Some(said) {
             self.registration.changed();
             self.outputs.push_back(Output::Registered);
         }
