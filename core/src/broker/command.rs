@@ -9,6 +9,7 @@ use crate::{
     error::Corrupt,
     ids::{Name, Position},
     replication::Needs,
+    wire::body::OrderList,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,7 @@ pub struct TopicConfig {
     /// Bits of `wire::body::perm`.
     pub perm: u32,
     pub order: bool,
+    pub order_list: Option<OrderList>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +69,7 @@ pub enum Command {
 }
 
 /// Leads every encoded command; a broker refuses versions it does not know.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 impl Command {
     /// What has to be so before it counts. What later lives rely on must not

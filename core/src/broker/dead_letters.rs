@@ -33,6 +33,7 @@ pub(super) fn topic_of(group: &str) -> TopicConfig {
         write_queues: 1,
         perm: perm::READ | perm::WRITE,
         order: false,
+        order_list: None,
     }
 }
 

@@ -229,6 +229,7 @@ impl<D: Disk> Broker<D> {
             write_queues: 1,
             perm: perm::READ | perm::WRITE,
             order: false,
+            order_list: None,
         };
         let opened = Change::Opened { group: group.into(), retry: Some(config), starts };
         let needed = Needed::Topic(retry_name);

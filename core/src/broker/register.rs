@@ -147,16 +147,13 @@ impl<D: Disk> Broker<D> {
         }
     }
 
-    /// Does what is due. A broker that does not know what it is stays silent.
+    /// Does what is due. A broker that does not know what it is connects, so that
+    /// it can speak at once when it does, and stays silent.
     pub(super) fn register(&mut self, now: Now) {
-        let Some(role) = self.role() else {
-            for server in &mut self.registration.servers {
-                server.due = server.due.max(now.mono + REDIAL);
-            }
-            return;
-        };
-        let said = (role, self.state.topics_version);
-        if self.registration.said.replace(said) != Some(said) {
+        let role = self.role();
+        if let Some(said) = role.map(|role| (role, self.state.topics_version))
+            && self.registration.said.replace(said) != Some(said)
+        {
             self.registration.changed();
             self.outputs.push_back(Output::Registered);
         }
@@ -179,6 +176,7 @@ impl<D: Disk> Broker<D> {
                     self.sessions.close(conn);
                     self.outputs.push_back(Output::Close { conn });
                 }
+                Link::Registered(_) if role.is_none() => server.due = now.mono + REDIAL,
                 Link::Registered(conn) => {
                     server.link = Link::Registering(conn);
                     server.due = now.mono + ANSWER_WITHIN;
@@ -186,9 +184,7 @@ impl<D: Disk> Broker<D> {
                 }
             }
         }
-        if outgoing.is_empty() {
-            return;
-        }
+        let Some(role) = role.filter(|_| !outgoing.is_empty()) else { return };
         let host = self.config.host.to_string();
         let fields = RegisterHeader {
             broker_name: &self.config.name,

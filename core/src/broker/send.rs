@@ -328,6 +328,7 @@ impl<D: Disk> Broker<D> {
             write_queues: queues,
             perm: perm::READ | perm::WRITE,
             order: false,
+            order_list: None,
         })
     }
 

@@ -323,6 +323,7 @@ impl State {
                     write_queues: config.retry_queues,
                     perm: perm::READ | perm::WRITE,
                     order: false,
+                    order_list: None,
                 });
                 self.groups.insert(config.name.clone(), config.clone());
             }
@@ -337,7 +338,7 @@ impl State {
     }
 
     /// Queues are only ever added: fewer queues than before stay readable.
-    fn put_topic(&mut self, config: TopicConfig) {
+    fn put_topic(&mut self, mut config: TopicConfig) {
         self.topics_version += 1;
         let queues = config.read_queues.max(config.write_queues);
         let number = match self.numbers.get(&config.name) {
@@ -354,6 +355,10 @@ impl State {
             let shard = Shard { topic: config.name.clone(), queue };
             let index = ConsumeQueue::new(shard, self.queue_config.clone());
             topic.queues.push(Queue { index, next: 0 });
+        }
+        if config.order {
+            // Who says nothing of the list does not change it (R2).
+            config.order_list = config.order_list.max(topic.config.order_list.take());
         }
         topic.config = config;
     }
@@ -519,7 +524,7 @@ impl State {
     }
 }
 
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct Snapshot {

@@ -13,7 +13,7 @@ use crate::{
     runtime::Disk,
     wire::{
         Frame,
-        body::{self, perm},
+        body::{self, OrderList, perm},
         code,
         header::CreateTopicHeader,
     },
@@ -21,6 +21,23 @@ use crate::{
 
 /// Queues of the topic that unknown topics are created after, as in RocketMQ.
 const DEFAULT_TOPIC_QUEUES: u32 = 8;
+
+/// The longest queue list of an ordered topic, in bytes: some thousand brokers.
+const MAX_ORDER_LIST: usize = 64 << 10;
+
+fn order_list(header: &CreateTopicHeader<'_>) -> Result<Option<OrderList>, Rejected> {
+    let (Some(queues), Some(version)) = (header.order_queues, header.order_version) else {
+        return Ok(None);
+    };
+    let names_queues = |part: &str| {
+        let (broker, count) = part.split_once(':')?;
+        count.parse::<u32>().ok().filter(|_| !broker.is_empty())
+    };
+    if queues.len() > MAX_ORDER_LIST || queues.split(';').any(|part| names_queues(part).is_none()) {
+        return Err(Rejected::bad_field("orderTopicConf", "is no list of broker:queues"));
+    }
+    Ok(Some(OrderList { version, queues: queues.to_owned() }))
+}
 
 impl<D: Disk> Broker<D> {
     /// Creates a topic or changes it. Answered once it is committed.
@@ -47,6 +64,7 @@ impl<D: Disk> Broker<D> {
             write_queues: header.write_queues,
             perm: header.perm,
             order: header.order.unwrap_or(false),
+            order_list: order_list(&header)?,
         };
         self.propose_for(conn, frame.reply_to(), Command::Topic(config))
     }
@@ -62,6 +80,7 @@ impl<D: Disk> Broker<D> {
                 write_queues: topic.config.write_queues,
                 perm: topic.config.perm,
                 order: topic.config.order,
+                order_list: topic.config.order_list.clone(),
             })
             .collect();
         if self.config.auto_create_topics {
@@ -71,6 +90,7 @@ impl<D: Disk> Broker<D> {
                 write_queues: DEFAULT_TOPIC_QUEUES,
                 perm: perm::READ | perm::WRITE | perm::INHERIT,
                 order: false,
+                order_list: None,
             });
         }
         body::RegisterBody { topics }

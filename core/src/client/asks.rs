@@ -18,9 +18,9 @@ use crate::{
     error::Rejected,
     ids::Name,
     time::Time,
-    wire::{Fields, code, request},
+    wire::{Fields, body::OrderList, code, request},
 };
-use requests::{Whom, brokers_of, read_answer, refusal, request_of, whom};
+use requests::{Whom, brokers_of, order_list, read_answer, refusal, request_of, whom};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -46,6 +46,9 @@ struct Pending {
     untold: Option<BTreeMap<Name, Option<SocketAddr>>>,
     /// Where they are must be asked again.
     is_outdated: bool,
+    /// The queues of an ordered topic that is being created, as all its brokers
+    /// are to keep it.
+    order_list: Option<OrderList>,
     last_failure: String,
 }
 
@@ -79,6 +82,7 @@ impl Asks {
             asked: 0,
             untold: None,
             is_outdated: false,
+            order_list: None,
             last_failure: "no route was found in time".to_owned(),
         };
         self.pending.insert(ticket, pending);
@@ -90,7 +94,7 @@ impl Asks {
         let whom = whom(&pending.ask);
         let topic: Name = match whom {
             Whom::NameServer => {
-                let (code, fields, _) = request_of(cx, &pending.ask);
+                let (code, fields, _) = request_of(cx, &pending.ask, None);
                 return self.ask_name_server(cx, ticket, code, fields);
             }
             Whom::EveryoneIn(_) if pending.untold.is_none() || pending.is_outdated => {
@@ -151,7 +155,7 @@ impl Asks {
 
     fn ask_broker(&mut self, cx: &mut Context, ticket: Ticket, addr: SocketAddr) {
         let Some(pending) = self.pending.get(&ticket) else { return };
-        let (code, fields, body) = request_of(cx, &pending.ask);
+        let (code, fields, body) = request_of(cx, &pending.ask, pending.order_list.as_ref());
         let timeout = pending.time_per_try(cx);
         let purpose = Purpose::Ask(ticket, AskStep::Broker(addr));
         cx.call(addr, code, fields, body, timeout, purpose);
@@ -168,7 +172,10 @@ impl Asks {
         let Some(pending) = self.pending.get_mut(&ticket) else { return };
         pending.is_outdated = false;
         match &mut pending.untold {
-            None => pending.untold = Some(brokers),
+            None => {
+                pending.order_list = order_list(&pending.ask, brokers.keys(), cx.now.wall);
+                pending.untold = Some(brokers);
+            }
             Some(untold) => {
                 for (name, addr) in untold {
                     *addr = brokers.get(name).copied().flatten();

@@ -1,7 +1,12 @@
 //! Which broker holds which queue: asked of the name servers, refreshed, and
 //! kept when they do not know better (N2).
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     MessageQueue,
@@ -10,6 +15,7 @@ use super::{
 };
 use crate::{
     ids::Name,
+    message::tag_hash,
     time::Time,
     wire::{
         body::{TopicRoute, perm},
@@ -92,10 +98,17 @@ impl Route {
         Ok(route)
     }
 
-    /// What `topic` will look like once a broker has made it after this model.
+    /// What `topic` will look like once a broker has made it after this model: on
+    /// one broker, the same for all clients, lest its keys move as one after the
+    /// other gets its first message and makes the topic, too (R2).
     fn for_new_topic(&self, topic: &Name, max_queues: u32) -> Route {
+        let brokers: BTreeSet<&Name> = self.writable.iter().map(|queue| &queue.broker).collect();
+        let turn = tag_hash(topic).unsigned_abs() as usize;
+        let chosen = turn.checked_rem(brokers.len()).and_then(|nth| brokers.into_iter().nth(nth));
         let rename = |queues: &[MessageQueue]| {
-            let kept = queues.iter().filter(|queue| queue.queue < max_queues);
+            let kept = queues
+                .iter()
+                .filter(|queue| queue.queue < max_queues && Some(&queue.broker) == chosen);
             kept.map(|queue| MessageQueue { topic: topic.clone(), ..queue.clone() }).collect()
         };
         Route {

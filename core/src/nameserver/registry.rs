@@ -166,7 +166,7 @@ impl Registry {
     /// topic is gone (N2).
     pub fn route(&self, topic: &str) -> Found {
         let mut route = TopicRoute::default();
-        let mut is_away = false;
+        let (mut is_away, mut order) = (false, None);
         for (name, set) in &self.sets {
             is_away |= set.missed.contains(topic);
             let Some(config) = set.replicas.values().find_map(|replica| replica.topics.get(topic))
@@ -181,7 +181,9 @@ impl Registry {
                 topic_sys_flag: 0,
             });
             route.brokers.push(set.data(name));
+            order = order.max(config.order_list.as_ref().filter(|_| config.order));
         }
+        route.order_topic_conf = order.map(|list| list.queues.clone());
         match route.brokers.is_empty() {
             false => Found::Route(route),
             true if is_away => Found::Away,

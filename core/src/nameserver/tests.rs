@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     broker::LEADER_ID,
     wire::{
-        body::{ClusterInfo, TopicRoute, perm},
+        body::{ClusterInfo, OrderList, TopicRoute, perm},
         frame,
     },
 };
@@ -60,6 +60,7 @@ fn said(code: i32, name: &str, addr: u16, id: i64, term: Option<u64>, topics: &[
         write_queues: 4,
         perm: perm::READ | perm::WRITE,
         order: false,
+        order_list: None,
     });
     let body = RegisterBody { topics: topics.collect() }.to_bytes();
     Frame::request(code, 1, header.fields(), body)
@@ -161,6 +162,36 @@ fn a_cluster_is_told_with_all_its_replicas() {
     let info = ClusterInfo::parse(&ask(&mut names, 2, 9, frame).body).unwrap();
     assert_eq!(info.clusters["c"], ["set-1", "z"]);
     assert_eq!(info.brokers["set-1"].addrs, addrs(&[(LEADER, 1), (2, 2)]));
+}
+
+/// R2: every set keeps the whole list, and the newest one counts.
+#[test]
+fn the_queue_list_of_an_ordered_topic_stays_when_sets_come_and_go() {
+    let ordered = |set: &str, addr, version, queues: &str| {
+        let mut frame = said(request::REGISTER_BROKER, set, addr, LEADER, Some(1), &[]);
+        let order_list = Some(OrderList { version, queues: queues.into() });
+        let (name, perm) = ("orders".into(), perm::READ | perm::WRITE);
+        let topic =
+            TopicConfig { name, read_queues: 4, write_queues: 4, perm, order: true, order_list };
+        frame.body = RegisterBody { topics: vec![topic] }.to_bytes();
+        frame
+    };
+    let mut names = NameServer::new(at(0), false);
+    let list = |names: &mut NameServer| {
+        let answer = ask(names, 40, 9, route_of("orders"));
+        TopicRoute::parse(&answer.body).unwrap().order_topic_conf
+    };
+    ask(&mut names, 40, 1, ordered("set-1", 1, 7, "set-1:4;set-2:4"));
+    assert_eq!(list(&mut names).as_deref(), Some("set-1:4;set-2:4"), "the second is away");
+    ask(
+        &mut names,
+        40,
+        3,
+        said(request::REGISTER_BROKER, "set-3", 3, LEADER, Some(1), &["orders"]),
+    );
+    assert_eq!(list(&mut names).as_deref(), Some("set-1:4;set-2:4"), "the third is not in it");
+    ask(&mut names, 40, 2, ordered("set-2", 2, 8, "set-1:4;set-2:4;set-3:4"));
+    assert_eq!(list(&mut names).as_deref(), Some("set-1:4;set-2:4;set-3:4"));
 }
 
 /// One thing that happens to a name server. Sets, addresses, connections, ids

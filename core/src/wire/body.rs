@@ -27,7 +27,8 @@ pub use heartbeat::{
 pub use locks::{LockReply, LockRequest, MessageQueue};
 pub use queues::{AckRun, BatchAck, ResetOffset, ResetOffsets};
 pub use route::{
-    BrokerData, ClusterInfo, QueueData, RegisterBody, TopicConfig, TopicList, TopicRoute, perm,
+    BrokerData, ClusterInfo, OrderList, QueueData, RegisterBody, TopicConfig, TopicList,
+    TopicRoute, perm,
 };
 pub use subscription::{Subscription, TagFilter};
 
@@ -181,7 +182,8 @@ mod tests {
             read_queues: 4,
             write_queues: 4,
             perm: perm::READ | perm::WRITE,
-            order: false,
+            order: true,
+            order_list: Some(OrderList { version: 7, queues: "a:4;b:4".into() }),
         };
         let register = RegisterBody { topics: vec![topic] };
         assert_eq!(RegisterBody::parse(&register.to_bytes()).unwrap(), register);

@@ -332,6 +332,9 @@ header!(
         perm: u32 = "perm",
         topic_sys_flag: Option<i32> = "topicSysFlag",
         order: Option<bool> = "order",
+        /// Ours: the queue list of an ordered topic, and its version.
+        order_queues: Option<&'a str> = "orderTopicConf",
+        order_version: Option<i64> = "orderTopicVersion",
     }
 );
 

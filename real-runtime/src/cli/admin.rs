@@ -116,6 +116,8 @@ impl Admin {
             perm: perm::READ | perm::WRITE,
             topic_sys_flag: Some(0),
             order: Some(false),
+            order_queues: None,
+            order_version: None,
         };
         let mut fields = Fields::builder();
         for (key, value) in header.fields().iter() {

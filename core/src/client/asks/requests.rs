@@ -13,7 +13,7 @@ use crate::{
     message::{Properties, Record, property},
     wire::{
         Fields, Frame,
-        body::{ClusterInfo, ConsumerIds, HalfList, TagFilter, TopicRoute, perm},
+        body::{ClusterInfo, ConsumerIds, HalfList, OrderList, TagFilter, TopicRoute, perm},
         code,
         header::{
             CreateTopicHeader, GroupHeader, ListHalvesHeader, OffsetReply, PullHeader, PullReply,
@@ -64,14 +64,25 @@ pub fn whom(ask: &Ask) -> Whom<'_> {
     }
 }
 
-pub fn request_of(cx: &Context, ask: &Ask) -> (i32, Fields, Bytes) {
+/// The queues over which an ordered topic's keys are spread from now on.
+pub fn order_list<'a>(
+    ask: &Ask,
+    brokers: impl Iterator<Item = &'a Name>,
+    version: i64,
+) -> Option<OrderList> {
+    let Ask::CreateTopic { queues, order: true, .. } = ask else { return None };
+    let parts: Vec<String> = brokers.map(|broker| format!("{broker}:{queues}")).collect();
+    Some(OrderList { version, queues: parts.join(";") })
+}
+
+pub fn request_of(cx: &Context, ask: &Ask, order: Option<&OrderList>) -> (i32, Fields, Bytes) {
     let (code, fields) = match ask {
         Ask::Route { topic } | Ask::Queues { topic } => {
             (request::GET_ROUTEINFO_BY_TOPIC, TopicHeader { topic }.fields())
         }
         Ask::Cluster => (request::GET_BROKER_CLUSTER_INFO, Fields::default()),
-        Ask::CreateTopic { topic, queues, order, .. } => {
-            (request::UPDATE_AND_CREATE_TOPIC, create_topic(topic, *queues, *order))
+        Ask::CreateTopic { topic, queues, .. } => {
+            (request::UPDATE_AND_CREATE_TOPIC, create_topic(topic, *queues, order))
         }
         Ask::ConfigureGroup { group, .. } => {
             let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
@@ -125,14 +136,16 @@ pub fn request_of(cx: &Context, ask: &Ask) -> (i32, Fields, Bytes) {
     (code, fields, Bytes::new())
 }
 
-fn create_topic(topic: &str, queues: u32, order: bool) -> Fields {
+fn create_topic(topic: &str, queues: u32, order: Option<&OrderList>) -> Fields {
     let header = CreateTopicHeader {
         topic,
         read_queues: queues,
         write_queues: queues,
         perm: perm::READ | perm::WRITE,
         topic_sys_flag: Some(0),
-        order: Some(order),
+        order: Some(order.is_some()),
+        order_queues: order.map(|list| list.queues.as_str()),
+        order_version: order.map(|list| list.version),
     };
     // RocketMQ's brokers insist on two fields that ours do not need.
     let mut fields = Fields::builder();

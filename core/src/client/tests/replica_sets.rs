@@ -178,7 +178,7 @@ fn a_topic_is_created_on_sets_that_are_electing() {
         clusters: [("c".to_owned(), vec!["broker-1".to_owned(), "broker-5".to_owned()])].into(),
     };
     let (cluster, topic) = ("c".to_owned(), "new".to_owned());
-    let ask = Ask::CreateTopic { cluster, topic, queues: 2, order: false };
+    let ask = Ask::CreateTopic { cluster, topic, queues: 2, order: true };
     let ticket = rig.command(Command::Ask(ask));
     rig.run_for(Duration::from_secs(1));
     assert!(rig.outcome(ticket).is_none());
@@ -187,6 +187,52 @@ fn a_topic_is_created_on_sets_that_are_electing() {
     rig.run_for(TIMEOUT);
     assert!(matches!(rig.outcome(ticket), Some((_, Done::Answered(Ok(Answer::Done))))));
     assert_eq!(asked(&rig, request::UPDATE_AND_CREATE_TOPIC), [2, 5], "each once");
+    let lists = rig.requests_of(request::UPDATE_AND_CREATE_TOPIC).into_iter();
+    let lists: Vec<_> = lists.map(|frame| frame.fields.get("orderTopicConf").unwrap()).collect();
+    assert_eq!(lists, ["broker-1:2;broker-5:2"; 2], "each keeps all of it");
+}
+
+/// R2: also for a client that starts while a set of the list is away.
+#[test]
+fn keys_stay_where_the_queue_list_says() {
+    let mut rig = rig();
+    let list = Some("broker-1:2;broker-5:2".to_owned());
+    rig.tables.routes.get_mut("orders").unwrap().order_topic_conf = list;
+    let keys = ["a", "b", "c", "d"];
+    let tickets = keys.map(|key| send(&mut rig, Some(key)));
+    rig.run_for(TIMEOUT);
+    let sent = |ticket| match rig.outcome(ticket) {
+        Some((_, Done::Sent(result))) => result.is_ok(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(tickets.map(sent).iter().filter(|sent| **sent).count(), 2);
+    rig.tables.add_topic("orders", &[(1, 2), (5, 2), (6, 2)]);
+    let list = Some("broker-1:2;broker-5:2".to_owned());
+    rig.tables.routes.get_mut("orders").unwrap().order_topic_conf = list;
+    rig.run_for(Duration::from_secs(31));
+    rig.requests.clear();
+    let tickets = keys.map(|key| send(&mut rig, Some(key)));
+    for ticket in tickets {
+        ok(&rig, ticket);
+    }
+    let mut brokers = asked(&rig, request::SEND_MESSAGE_V2);
+    brokers.sort();
+    assert_eq!(brokers, [1, 1, 5, 5], "and none on the one that joined");
+}
+
+/// A topic that its first message makes is made on one set, the same for every
+/// client.
+#[test]
+fn a_topic_made_by_sending_lives_on_one_set() {
+    let mut rig = Rig::new();
+    rig.tables.add_topic("TBW102", &[(1, 8), (5, 8), (6, 8)]);
+    let tickets: Vec<_> =
+        (0..8).map(|n| send(&mut rig, Some(["a", "b", "c", "d"][n % 4]))).collect();
+    let brokers = tickets.iter().map(|ticket| match rig.outcome(*ticket) {
+        Some((_, Done::Sent(Ok(receipt)))) => receipt.broker_name.clone(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(brokers.collect::<std::collections::BTreeSet<_>>().len(), 1);
 }
 
 /// A consumer with 320 messages before it, whose leader sends it to the second

@@ -85,6 +85,20 @@ pub struct TopicConfig {
     pub perm: u32,
     #[serde(default)]
     pub order: bool,
+    /// Ours: see [`OrderList`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_list: Option<OrderList>,
+}
+
+/// The queues over which the keys of an ordered topic are spread, as an operator
+/// fixed them: each broker of the topic keeps the whole list, and neither a
+/// broker that is away nor one that joins changes it (R2).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OrderList {
+    /// When it was fixed, in milliseconds: the newest list counts.
+    pub version: i64,
+    /// RocketMQ's orderTopicConf: `broker:queues;…`.
+    pub queues: String,
 }
 
 #[derive(Serialize, Deserialize)]
