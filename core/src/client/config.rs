@@ -131,8 +131,8 @@ pub struct ConsumerConfig {
     /// None: as the broker has it configured for the group (16 by default); an
     /// orderly group retries for ever.
     pub max_retries: Option<u32>,
-    /// A message without a verdict for this long goes back to the broker (D4);
-    /// not in an orderly group.
+    /// A message without a verdict for this long after the application took it
+    /// goes back to the broker (D4); not in an orderly group.
     pub consume_timeout: Duration,
     /// How often the locks of an orderly group's queues are renewed, and how
     /// long a lock counts that could not be renewed: less than its lease in the

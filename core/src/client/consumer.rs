@@ -62,11 +62,11 @@ pub struct Consumer {
     leaving: Option<Leaving>,
 }
 
-/// A message that the application has.
+/// A message on its way to the application, or in its hands.
 struct Handed {
     /// The number of its queue, and its offset there.
     at: (u64, i64),
-    since: Time,
+    taken: Option<Time>,
 }
 
 struct Topic {
@@ -215,11 +215,17 @@ impl Consumer {
             let mut message = Received::new(record, owned.queue.broker.clone(), refused);
             message.lock_epoch = lock_epoch;
             self.next_delivery += 1;
-            let handed = Handed { at: (number, offset), since: cx.now.mono };
+            let handed = Handed { at: (number, offset), taken: None };
             self.outstanding.insert(self.next_delivery, handed);
             let delivery = DeliveryId { consumer: self.id, number: self.next_delivery };
             cx.outputs.push_back(Output::Deliver { delivery, message });
             self.note_ready(cx, number);
+        }
+    }
+
+    pub fn taken(&mut self, cx: &Context, delivery: u64) {
+        if let Some(handed) = self.outstanding.get_mut(&delivery) {
+            handed.taken = Some(cx.now.mono);
         }
     }
 
@@ -288,14 +294,15 @@ impl Consumer {
         };
     }
 
-    /// Takes back what the application has had for too long.
+    /// Takes back what the application has had in hand for too long: the oldest
+    /// first, because deliveries are taken in turn.
     fn look_for_overdue(&mut self, cx: &mut Context) {
         if self.config.mode == ConsumeMode::Orderly {
             return;
         }
         let timeout = self.config.consume_timeout;
         while let Some((delivery, handed)) = self.outstanding.first_key_value()
-            && handed.since + timeout <= cx.now.mono
+            && handed.taken.is_some_and(|taken| taken + timeout <= cx.now.mono)
         {
             let (delivery, (number, offset)) = (*delivery, handed.at);
             if let Some(owned) = self.queues.get(&number) {

@@ -88,6 +88,11 @@ impl ClientCore {
         self.cx.now = now;
         match input {
             Input::Command { ticket, command } => self.on_command(ticket, command),
+            Input::Taken { delivery } => {
+                if let Some(consumer) = self.consumers.get_mut(&delivery.consumer) {
+                    consumer.taken(&self.cx, delivery.number);
+                }
+            }
             Input::Settle { delivery, verdict } => {
                 if let Some(consumer) = self.consumers.get_mut(&delivery.consumer) {
                     consumer.settle(&mut self.cx, delivery.number, verdict);

@@ -89,6 +89,10 @@ pub enum Input {
         ticket: Ticket,
         command: Command,
     },
+    /// The application has it in hand now: the consume timeout begins.
+    Taken {
+        delivery: DeliveryId,
+    },
     Settle {
         delivery: DeliveryId,
         verdict: Verdict,

@@ -111,6 +111,10 @@ impl Rig {
         ticket
     }
 
+    pub fn take(&mut self, delivery: DeliveryId) {
+        self.input(Input::Taken { delivery });
+    }
+
     pub fn settle(&mut self, delivery: DeliveryId, verdict: Verdict) {
         self.input(Input::Settle { delivery, verdict });
         self.settle_down();

@@ -45,7 +45,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 pub fn start<R: Runtime>(rt: R, config: ClientConfig) -> Client {
     let (requests, requests_in) = mpsc::channel(QUEUE);
     let (events, events_in) = mpsc::channel(QUEUE);
-    // Bounded by construction: one entry for each delivery, and those are bounded.
+    // Bounded by construction: two entries for each delivery, and those are bounded.
     let (settlements, settlements_in) = mpsc::unbounded_channel();
     let unresolved = Arc::new(Semaphore::new(config.max_unresolved_sends));
     let running = Running {
@@ -145,6 +145,9 @@ impl<R: Runtime> Running<R> {
         self.core.handle(now, Input::Tick);
         for settlement in batch.settlements.drain(..) {
             match settlement {
+                Settlement::Taken(delivery) => {
+                    self.core.handle(now, Input::Taken { delivery });
+                }
                 Settlement::Settled { delivery, verdict } => {
                     self.core.handle(now, Input::Settle { delivery, verdict });
                 }

@@ -124,6 +124,9 @@ fn a_message_that_takes_too_long_goes_back_although_it_is_in_hand() {
     subscribe(&mut rig, config);
     let ids = take_offsets(&mut rig);
     rig.settle(ids[1].0, Verdict::Ack);
+    rig.run_for(Duration::from_secs(300));
+    assert_eq!(asked(&rig), [], "what waits for the application is not overdue");
+    rig.take(ids[0].0);
     rig.run_for(Duration::from_secs(59));
     assert_eq!(asked(&rig), []);
     rig.run_for(Duration::from_secs(12));

@@ -36,6 +36,8 @@ pub(super) enum Feed {
 const UNREAD_CHANGES: usize = 1024;
 
 pub(super) enum Settlement {
+    /// The application has it: only now its consume timeout begins (D4).
+    Taken(DeliveryId),
     Settled {
         delivery: DeliveryId,
         verdict: Verdict,
@@ -322,7 +324,10 @@ impl Consumer {
     /// The next message; none once the consumer or its client is closed. Not
     /// calling this costs bounded memory: pulling stops.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
+        let delivery = self.deliveries.recv().await?;
+        // Without a loop nothing is overdue any more.
+        let _ = self.client.settlements.send(Settlement::Taken(delivery.id));
+        Some(delivery)
     }
 
     /// Rebalancing, as it happens, for an application that wants to know. Given
