@@ -240,6 +240,19 @@ impl FaultKind {
         matches!(self, FaultKind::ConsumerStall | FaultKind::ConsumerSlow)
     }
 
+    /// Whether answers may be lost on their way, or come when nobody listens any
+    /// more.
+    pub fn loses_answers(self) -> bool {
+        matches!(
+            self,
+            FaultKind::Pause
+                | FaultKind::Partition
+                | FaultKind::Latency
+                | FaultKind::DropConnections
+                | FaultKind::DiskSlow
+        )
+    }
+
     /// Whether bytes may be wrong or gone that the disk had taken for good.
     pub fn damages(self) -> bool {
         matches!(

@@ -70,7 +70,9 @@ impl Facts {
         // In broadcasting nobody waits for an acknowledgement (L16).
         let settled = match reader.mode {
             Mode::Clustering => {
-                reader.acked.contains(id.index()) || reader.dead.contains(id.index())
+                reader.acked.contains(id.index())
+                    || reader.dead.contains(id.index())
+                    || reader.retries(id).cut
             }
             Mode::Broadcasting => delivered,
         };

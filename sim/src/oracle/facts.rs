@@ -139,6 +139,9 @@ pub struct Node {
     pub(super) log: Vec<Stretch>,
     /// Held messages by their place in the log, as answers came.
     pub(super) held: Vec<(u64, MessageId)>,
+    /// Send-backs that it has taken since it last recovered, under async flush, and
+    /// when it said so.
+    pub(super) taken_back: Vec<(DeliveryId, EventIndex, u64)>,
 }
 
 /// A slot by its place in the log, and the highest place before it, itself
@@ -178,6 +181,9 @@ pub struct Facts {
     /// The last time that anything but traffic happened: a fault began or
     /// ended, a node or a member came or went. Handlers may be slow or stall.
     pub disturbed: (u64, EventIndex),
+    /// When nodes ended, and when a fault was last over that loses answers.
+    pub(super) stops: Vec<EventIndex>,
+    pub(super) cut: Option<EventIndex>,
     pub(super) members: Vec<Member>,
     pub(super) nodes: Vec<Node>,
     pub(super) sets: BTreeMap<LaneId, ReplicaSet>,
@@ -211,6 +217,8 @@ impl Facts {
             chaos_ended: None,
             quiesced: None,
             disturbed: (0, 0),
+            stops: Vec::new(),
+            cut: None,
             members: Vec::new(),
             nodes: Vec::new(),
             sets: BTreeMap::new(),
@@ -327,6 +335,16 @@ impl Facts {
     pub fn calm_for(&self, micros: u64) -> bool {
         self.faults.iter().all(|fault| fault.kind.is_of_handlers())
             && self.now - self.disturbed.0 >= micros
+    }
+
+    /// How many answers in a row may have been lost on their way since this
+    /// event: one with each node that ended, any number during some faults.
+    pub fn lost_answers_since(&self, event: EventIndex) -> u32 {
+        let is_cut = self.faults.iter().any(|fault| fault.kind.loses_answers());
+        match is_cut || self.cut > Some(event) {
+            true => u32::MAX,
+            false => self.stops.iter().rev().take_while(|stop| **stop > event).count() as u32,
+        }
     }
 
     pub fn all_messages(&self) -> impl Iterator<Item = (MessageId, &Message)> {

@@ -70,8 +70,13 @@ impl Facts {
                 }
             }
             EventKind::FaultHealed { fault } => {
+                let index = self.index;
                 let healed = self.faults.extract_if(.., |active| active.fault == *fault);
-                if !healed.into_iter().all(|active| active.kind.is_of_handlers()) {
+                let kinds: Vec<_> = healed.map(|active| active.kind).collect();
+                if kinds.iter().any(|kind| kind.loses_answers()) {
+                    self.cut = Some(index);
+                }
+                if !kinds.iter().all(|kind| kind.is_of_handlers()) {
                     self.disturb();
                 }
             }
@@ -92,6 +97,7 @@ impl Facts {
                     producer.alive = false;
                 }
                 node.stopped = Some(index);
+                self.stops.push(index);
                 if *why == Stop::PowerLost {
                     let durable = node.durable;
                     node.holds = node.holds.min(durable.unwrap_or(0));
@@ -230,6 +236,7 @@ impl Facts {
     /// A recovered log ends here: what was known beyond it is gone.
     fn cut(&mut self, broker: LaneId, log_end: u64) {
         self.nodes[broker.index()].recovered = Some(self.index);
+        self.cut_send_backs(broker, log_end);
         let log = &mut self.nodes[broker.index()].log;
         let kept = log.iter().rposition(|s| s.highest < log_end).map_or(0, |last| last + 1);
         let mut highest = kept.checked_sub(1).map_or(0, |last| log[last].highest);

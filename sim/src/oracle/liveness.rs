@@ -77,7 +77,8 @@ impl Oracle for Liveness {
                 failed(*op, facts)?;
                 answered(*op, event.at, facts)
             }
-            EventKind::ChaosEnded => overdue(facts),
+            // The calm ends here.
+            EventKind::Fault(_) | EventKind::ChaosEnded => overdue(facts),
             EventKind::Acked { delivery } => {
                 if let Some(acked) = facts.delivery(*delivery) {
                     self.acked.insert((acked.member, acked.shard), event.at);

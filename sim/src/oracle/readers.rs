@@ -111,8 +111,10 @@ impl Reader {
 /// One message on its way through a group's retry topic.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retries {
-    /// Requests to send it back that may have been served.
+    /// Requests to send it back that may have been served, and the deliveries
+    /// that they were about.
     pub send_backs: u32,
+    pub sent_back: u32,
     /// Those of them that came after the last attempt.
     pub exhausted: u32,
     /// Its places in the retry topic.
@@ -120,6 +122,10 @@ pub struct Retries {
     /// Its deliveries from there, and the highest attempt of all.
     pub deliveries: u32,
     pub highest: u32,
+    /// The latest of all.
+    pub last: EventIndex,
+    /// Power loss may have taken that it was sent back, and it has not come since.
+    pub cut: bool,
     /// It was given back while somebody worked on it: what became of that says
     /// nothing about what became of the message (D4).
     pub timed_out: bool,

@@ -182,10 +182,8 @@ impl RetryAndDlq {
         let copies = copies.len() as u32;
         let Some(reader) = facts.clustering(group) else { return Ok(()) };
         let retries = reader.retries(id);
-        // The broker itself sees the last lease of a message end.
-        let by_lease =
-            u32::from(reader.pops && retries.highest >= reader.max_attempts) * sent.most_copies();
-        let causes = retries.exhausted.max(by_lease);
+        let by_lease = u32::from(reader.pops && tried_enough(reader, id, sent, facts));
+        let causes = retries.exhausted.max(by_lease * sent.most_copies());
         let breach = if causes == 0 {
             Breach::Premature { group, message: id }
         } else if copies > causes {
@@ -215,7 +213,8 @@ fn expected_attempt(reader: &Reader, id: MessageId, facts: &Facts) -> Option<u32
     let is_kept = facts.context.sync_flush || facts.nodes().all(|(_, n)| n.power_losses.is_empty());
     let clean = is_kept
         && came_once(reader, id, facts.message(id)?)
-        && retries.send_backs == retries.slots + 1;
+        && retries.send_backs == retries.slots + 1
+        && retries.sent_back == retries.send_backs;
     clean.then_some(retries.slots + 2)
 }
 
@@ -232,6 +231,17 @@ fn came_once(reader: &Reader, id: MessageId, message: &Message) -> bool {
         && !retries.timed_out
         && retries.deliveries == retries.slots
         && message.most_copies() <= 1
+}
+
+/// Whether the broker itself may have seen the last lease of the message end. A
+/// lease is on record before its answer leaves, and an attempt even if that is
+/// lost (L19).
+fn tried_enough(reader: &Reader, id: MessageId, sent: &Message, facts: &Facts) -> bool {
+    let retries = reader.retries(id);
+    let first = sent.seen.map_or(sent.begun, |seen| seen.event);
+    let unseen = facts.lost_answers_since(first.max(retries.last));
+    let seen = retries.highest.max(u32::from(reader.delivered.contains(id.index())));
+    seen.saturating_add(unseen) >= reader.max_attempts
 }
 
 fn is_same(sent: &Message, body_hash: u32, origin: Option<TopicId>) -> bool {

@@ -1,5 +1,5 @@
 use stormglass_sim::{
-    history::{Answered, DeliveryId, MemberId},
+    history::{Access, Answered, DeliveryId, FaultKind, MemberId, Stop},
     oracle::{Breach, GroupRules, licensed_duplicates, no_loss, retry_and_dlq},
 };
 
@@ -119,4 +119,53 @@ fn after_the_last_attempt_it_is_one_dead_letter() {
     }
     both.dead_letter(1, 0, sent(1));
     breaks!(both, Breach::RetryAndDlq(retry_and_dlq::Breach::AckedAndDead { .. }));
+}
+
+/// L19: a lease counts although the answer that told of it was lost, and only then.
+#[test]
+fn a_lease_that_nobody_heard_of_was_an_attempt() {
+    let mut start = Tale::new();
+    let rules = GroupRules { max_attempts: 3, ..GroupRules::default() };
+    start.context.groups.insert("billing".to_owned(), rules);
+    let member = start.join_as("billing", "c1", |started| started.access = Access::Pop);
+    start.send(1, 0);
+    start.lease(member, 1, 0, 5);
+    start.wait_secs(6);
+    start.lease_again(member, 1, 0, 2, 5);
+    let dead = |between: &dyn Fn(&mut Tale)| {
+        let mut tale = start.clone();
+        between(&mut tale);
+        tale.wait_secs(20);
+        tale.dead_letter(1, 0, sent(1));
+        tale
+    };
+    holds!(dead(&|tale| tale.restart(Stop::Killed, 1)));
+    holds!(dead(&|tale| _ = tale.fault(FaultKind::Partition)));
+    let premature = dead(&|_| {});
+    breaks!(premature, Breach::RetryAndDlq(retry_and_dlq::Breach::Premature { .. }));
+}
+
+/// L1: power loss under async flush takes what was taken back just before it, and
+/// nothing that is older or lies before what is still there.
+#[test]
+fn a_send_back_can_be_lost_with_the_end_of_the_log() {
+    let after = |wait_millis: u64, survivor: bool| {
+        let mut tale = Tale::async_flush();
+        let member = tale.retrying();
+        tale.send(1, 0);
+        let first = tale.deliver(member, 1, 0);
+        tale.fail(first);
+        if survivor {
+            tale.send(2, 1);
+            tale.consume(member, 2, 1);
+        }
+        tale.wait_millis(wait_millis);
+        tale.restart(Stop::PowerLost, 1 + u64::from(survivor));
+        tale
+    };
+    holds!(after(100, false));
+    let never_acked =
+        |tale: Tale| breaks!(tale, Breach::NoLoss(no_loss::Breach::NeverAcked { .. }));
+    never_acked(after(100, true));
+    never_acked(after(2_000, false));
 }

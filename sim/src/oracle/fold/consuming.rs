@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::{
     history::{
-        Access, DeliveryId, Event, EventKind, From, GroupId, MemberId, MemberStarted, Mode,
+        Access, DeliveryId, Event, EventKind, From, GroupId, LaneId, MemberId, MemberStarted, Mode,
         OffsetSource, ShardId, TopicId,
     },
     oracle::{
-        facts::{EventIndex, Facts, Place, grown},
+        facts::{EventIndex, Facts, Place, Stretch, grown},
         readers::{Answer, Delivery, Member, Reader, ReaderId, Reading, SentBack},
+        replicas::Stored,
         sparse::Bits,
     },
 };
@@ -252,11 +253,15 @@ impl Facts {
         let is_new = seen.deliveries == 1;
         let Some(message) = *message else { return };
         reader.delivered.insert(message.index());
+        if let Some(retries) = reader.retries.get_mut(&message) {
+            retries.cut = false;
+        }
         if is_retry || *attempt > 1 {
             let retries = reader.retries.entry(message).or_default();
             retries.slots += u32::from(is_retry && is_new);
             retries.deliveries += u32::from(is_retry);
             retries.highest = retries.highest.max(*attempt);
+            retries.last = index;
         }
     }
 
@@ -305,6 +310,7 @@ impl Facts {
 
     fn send_back(&mut self, id: DeliveryId, how: SentBack) {
         let Some(Some(delivery)) = self.deliveries.get_mut(id.index()) else { return };
+        let is_first = delivery.sent_back == SentBack::Never;
         delivery.sent_back = match (delivery.sent_back, how) {
             // One of several requests was served.
             (SentBack::Ok, _) => SentBack::Ok,
@@ -313,11 +319,16 @@ impl Facts {
         let Some(reader) = self.members[delivery.member.index()].reader else { return };
         let reader = &mut self.readers[reader.0];
         if how == SentBack::Ok {
+            if !self.context.sync_flush {
+                let broker = self.shards[delivery.shard.index()].broker;
+                self.nodes[broker.index()].taken_back.push((id, self.index, self.now));
+            }
             reader.progress_mut(delivery.shard).seen.at(delivery.offset).sent_back = true;
         }
         let Some(message) = delivery.message else { return };
         let is_last = delivery.attempt >= reader.max_attempts;
         let retries = reader.retries.entry(message).or_default();
+        retries.sent_back += u32::from(is_first);
         match how {
             SentBack::Begun => {
                 retries.send_backs += 1;
@@ -328,6 +339,31 @@ impl Facts {
                 retries.exhausted = retries.exhausted.saturating_sub(u32::from(is_last));
             }
             SentBack::Ok | SentBack::Never => {}
+        }
+    }
+
+    /// A log that may have lost its end ends here. It is cut in one place: what
+    /// was taken back is there if anything is that was asked for later.
+    pub(super) fn cut_send_backs(&mut self, broker: LaneId, log_end: u64) {
+        let begun = |stretch: &Stretch| {
+            let slot = self.slots[stretch.shard.index()].get(stretch.offset)?;
+            Some(self.message(slot.message?)?.begun)
+        };
+        let log = self.nodes[broker.index()].log.iter();
+        let kept = log.filter(|stretch| stretch.position < log_end).filter_map(begun).max();
+        for (id, event, at) in std::mem::take(&mut self.nodes[broker.index()].taken_back) {
+            let Some(Some(delivery)) = self.deliveries.get(id.index()) else { continue };
+            let (Some(reader), Some(message)) =
+                (self.members[delivery.member.index()].reader, delivery.message)
+            else {
+                continue;
+            };
+            let given = delivery.event;
+            let what = Stored { begun_at: delivery.at, stored_by: at, event, position: None };
+            let is_cut =
+                kept.is_none_or(|kept| kept < event) && self.may_be_gone(broker, what).is_ok();
+            let retries = self.readers[reader.0].retries.entry(message).or_default();
+            retries.cut |= is_cut && retries.last <= given;
         }
     }
 }

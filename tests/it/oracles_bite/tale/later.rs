@@ -152,6 +152,24 @@ impl Tale {
         })
     }
 
+    /// As another attempt, from this offset of the retry topic.
+    pub fn lease_again(
+        &mut self,
+        member: MemberId,
+        message: u32,
+        offset: u64,
+        attempt: u32,
+        secs: u64,
+    ) -> DeliveryId {
+        let (retries, topic) = (self.shard_of("%RETRY%billing"), self.topic);
+        let until = self.now + secs * 1_000_000;
+        self.deliver_in(member, retries, offset, sent(message), |delivered| {
+            if let EventKind::Delivered { attempt: told, origin, lease_until, .. } = delivered {
+                (*told, *origin, *lease_until) = (attempt, Some(topic), Some(until));
+            }
+        })
+    }
+
     pub fn ack_answered(&mut self, delivery: DeliveryId, answered: Answered) {
         let lane = self.lane("consumer");
         self.push(lane, EventKind::AckAnswered { delivery, answered });
