@@ -135,6 +135,9 @@ pub mod limit {
     /// bytes of their records that are read for it.
     pub const FIRED_AT_ONCE: usize = 256;
     pub const FIRED_BYTES: usize = 1 << 20;
+    /// Timers whose time has come that are put in order before others have a
+    /// turn: about a millisecond.
+    pub const TIMERS_SORTED: usize = 8192;
     /// Deliveries to a group from one queue that it sent back and has not
     /// passed: about as many as its members may have in hand.
     pub const SENT_BACK: usize = 4096;

@@ -171,7 +171,7 @@ impl<D: Disk> Broker<D> {
             return Ok(());
         }
         let is_wanted = |timer| firing.is_wanted(timer, now.mono);
-        let due = timers.due(now.wall, limit::FIRED_AT_ONCE, is_wanted);
+        let due = timers.due(now.wall, limit::FIRED_AT_ONCE, limit::TIMERS_SORTED, is_wanted);
         let mut shows = Vec::with_capacity(due.len());
         let mut room = limit::FIRED_BYTES.min(self.config.log.segment_bytes as usize / 4);
         for timer in due {

@@ -5,8 +5,9 @@
 //!
 //! Time is cut into buckets of about a minute, and those whose time comes into
 //! buckets of about a second. A bucket is packed, in the order of the log, until
-//! it is asked for what is due; then it is opened, in the order of time. So a
-//! million timers of one minute are never sorted at once.
+//! it is asked for what is due; then it is opened, in the order of time. Both
+//! happens in steps of bounded size, so that a million timers of one second hold
+//! nobody up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,7 +59,7 @@ pub struct Timer {
 pub struct Timers {
     near: Calendar,
     far: Calendar,
-    /// The number of the first far bucket that was not cut into near ones.
+    /// The number of the first far bucket that was not wholly cut into near ones.
     near_until: i64,
     len: usize,
     /// Messages that were taken back in time.
@@ -86,14 +87,9 @@ struct Calendar {
 struct Bucket {
     /// The lowest position that one of its timers needs, or needed.
     low: Position,
-    form: Form,
-}
-
-#[derive(Debug)]
-enum Form {
-    Packed(Packed),
     /// Milliseconds into the bucket, and the record's place.
-    Open(BTreeSet<(u16, Position)>),
+    open: BTreeSet<(u16, Position)>,
+    packed: Packed,
 }
 
 /// For each timer, in the order of their records: milliseconds into the bucket
@@ -101,6 +97,8 @@ enum Form {
 #[derive(Clone, Debug, Default)]
 struct Packed {
     bytes: Vec<u8>,
+    /// How many of the bytes were taken out, and the last position taken.
+    taken: (usize, Position),
     last: Position,
 }
 
@@ -118,7 +116,7 @@ impl Timers {
 
     /// Removes a timer; false if it is not there.
     pub fn remove(&mut self, timer: Timer) -> bool {
-        let was_there = self.calendar_mut(timer.due_wall).remove(timer);
+        let was_there = self.near.remove(timer) || self.far.remove(timer);
         self.len -= usize::from(was_there);
         was_there
     }
@@ -132,22 +130,29 @@ impl Timers {
     }
 
     pub fn contains(&self, timer: Timer) -> bool {
-        self.calendar(timer.due_wall).contains(timer)
+        self.calendars().into_iter().any(|calendar| calendar.contains(timer))
     }
 
     /// The first `limit` timers that are due and wanted, earliest first. Opens
-    /// no more buckets than that takes.
+    /// no more buckets than that takes, and no more timers than `budget`: if there
+    /// are more to open, there may be fewer of them this time.
     pub fn due(
         &mut self,
         now_wall: i64,
         limit: usize,
+        mut budget: usize,
         mut is_wanted: impl FnMut(Timer) -> bool,
     ) -> Vec<Timer> {
-        self.come_near(now_wall);
         let mut due = Vec::new();
+        if !self.come_near(now_wall, &mut budget) {
+            return due;
+        }
         let last = self.near.place(now_wall).0;
         for (number, bucket) in self.near.buckets.range_mut(..=last) {
-            for (within, at) in bucket.open().iter() {
+            if !bucket.open(&mut budget) {
+                return due;
+            }
+            for (within, at) in &bucket.open {
                 let timer = Timer { due_wall: wall(*number, NEAR, *within), at: *at };
                 if timer.due_wall > now_wall || due.len() == limit {
                     return due;
@@ -163,7 +168,7 @@ impl Timers {
     /// When [`due`](Self::due) should be asked again: no wanted timer is due
     /// before this.
     pub fn next_due(&self, mut is_wanted: impl FnMut(Timer) -> bool) -> Option<i64> {
-        self.calendars().into_iter().find_map(|calendar| calendar.next_due(&mut is_wanted))
+        self.calendars().into_iter().filter_map(|all| all.next_due(&mut is_wanted)).min()
     }
 
     /// No timer needs what lies before this position of the log.
@@ -181,33 +186,32 @@ impl Timers {
         lost
     }
 
-    /// Cuts the far buckets whose time has come into near ones.
-    fn come_near(&mut self, now_wall: i64) {
+    /// Cuts the far buckets whose time has come into near ones; false if there is
+    /// more to cut than the budget allows.
+    fn come_near(&mut self, now_wall: i64, budget: &mut usize) -> bool {
         let until = self.far.place(now_wall).0.saturating_add(1);
-        if until <= self.near_until {
-            return;
-        }
-        self.near_until = until;
-        let later = self.far.buckets.split_off(&until);
-        for (number, bucket) in std::mem::replace(&mut self.far.buckets, later) {
-            let mut put = |within: u16, at: Position| {
-                let timer = Timer { due_wall: wall(number, FAR, within), at };
-                self.near.insert(timer, bucket.low);
-            };
-            match &bucket.form {
-                Form::Packed(packed) => packed.iter().for_each(|(within, at)| put(within, at)),
-                Form::Open(timers) => timers.iter().for_each(|(within, at)| put(*within, *at)),
+        while let Some(mut first) = self.far.buckets.first_entry()
+            && *first.key() < until
+        {
+            let (number, bucket) = (*first.key(), first.get_mut());
+            let low = bucket.low;
+            while !bucket.is_empty() {
+                if *budget == 0 {
+                    return false;
+                }
+                *budget -= 1;
+                let Some((within, at)) = bucket.take() else { break };
+                self.near.insert(Timer { due_wall: wall(number, FAR, within), at }, low);
             }
+            first.remove();
         }
+        self.near_until = self.near_until.max(until);
+        true
     }
 
     /// In the order of time.
     fn calendars(&self) -> [&Calendar; 2] {
         [&self.near, &self.far]
-    }
-
-    fn calendar(&self, due_wall: i64) -> &Calendar {
-        if self.far.place(due_wall).0 < self.near_until { &self.near } else { &self.far }
     }
 
     fn calendar_mut(&mut self, due_wall: i64) -> &mut Calendar {
@@ -243,25 +247,26 @@ impl Calendar {
     /// False if it is there already.
     fn insert(&mut self, timer: Timer, low: Position) -> bool {
         let (number, within) = self.place(timer.due_wall);
-        let empty = || Bucket { low, form: Form::Packed(Packed::default()) };
-        let bucket = self.buckets.entry(number).or_insert_with(empty);
+        let bucket = self.buckets.entry(number).or_insert_with(|| Bucket::new(low));
         bucket.low = bucket.low.min(low);
-        match &mut bucket.form {
-            // Logs are applied forwards; only a packed bucket relies on it.
-            Form::Packed(packed) if timer.at > packed.last => {
-                packed.push(within, timer.at);
-                true
-            }
-            _ => bucket.open().insert((within, timer.at)),
+        // Logs are applied forwards; only what is packed relies on it.
+        if timer.at > bucket.packed.last {
+            bucket.packed.push(within, timer.at);
+            return true;
         }
+        bucket.open_all();
+        bucket.open.insert((within, timer.at))
     }
 
     fn remove(&mut self, timer: Timer) -> bool {
         let (number, within) = self.place(timer.due_wall);
         let Some(bucket) = self.buckets.get_mut(&number) else { return false };
-        let timers = bucket.open();
-        let was_there = timers.remove(&(within, timer.at));
-        if timers.is_empty() {
+        let mut was_there = bucket.open.remove(&(within, timer.at));
+        if !was_there {
+            bucket.open_all();
+            was_there = bucket.open.remove(&(within, timer.at));
+        }
+        if bucket.is_empty() {
             self.buckets.remove(&number);
         }
         was_there
@@ -269,19 +274,20 @@ impl Calendar {
 
     fn contains(&self, timer: Timer) -> bool {
         let (number, within) = self.place(timer.due_wall);
-        self.buckets.get(&number).is_some_and(|bucket| match &bucket.form {
-            Form::Packed(packed) => packed.iter().any(|found| found == (within, timer.at)),
-            Form::Open(timers) => timers.contains(&(within, timer.at)),
+        self.buckets.get(&number).is_some_and(|bucket| {
+            bucket.open.contains(&(within, timer.at)) || bucket.packed.contains(within, timer.at)
         })
     }
 
     fn next_due(&self, mut is_wanted: impl FnMut(Timer) -> bool) -> Option<i64> {
-        self.buckets.iter().find_map(|(number, bucket)| match &bucket.form {
-            Form::Packed(_) => Some(wall(*number, self.bits, 0)),
-            Form::Open(timers) => timers.iter().find_map(|(within, at)| {
+        self.buckets.iter().find_map(|(number, bucket)| {
+            if !bucket.packed.is_empty() {
+                return Some(wall(*number, self.bits, 0));
+            }
+            bucket.open.iter().find_map(|(within, at)| {
                 let timer = Timer { due_wall: wall(*number, self.bits, *within), at: *at };
                 is_wanted(timer).then_some(timer.due_wall)
-            }),
+            })
         })
     }
 
@@ -289,18 +295,17 @@ impl Calendar {
         let mut lost = 0;
         self.buckets.retain(|_, bucket| {
             let is_inside = |at: Position| start <= at && at < end;
-            let all = match &bucket.form {
-                Form::Packed(packed) => is_inside(bucket.low) && is_inside(packed.last),
-                Form::Open(timers) => timers.iter().all(|(_, at)| is_inside(*at)),
-            };
-            if !all {
-                let timers = bucket.open();
-                let found = timers.len();
-                timers.retain(|(_, at)| is_inside(*at));
-                lost += found - timers.len();
+            let is_whole = is_inside(bucket.low)
+                && (bucket.packed.is_empty() || is_inside(bucket.packed.last))
+                && bucket.open.iter().all(|(_, at)| is_inside(*at));
+            if !is_whole {
+                bucket.open_all();
+                let found = bucket.open.len();
+                bucket.open.retain(|(_, at)| is_inside(*at));
+                lost += found - bucket.open.len();
                 bucket.low = bucket.low.max(start);
             }
-            all || !bucket.open().is_empty()
+            !bucket.is_empty()
         });
         lost
     }
@@ -308,22 +313,15 @@ impl Calendar {
     fn footprint(&self) -> usize {
         // A B-tree's nodes are two thirds full on average.
         let node = |entry: usize| entry * 3 / 2;
-        let held = self.buckets.values().map(|bucket| match &bucket.form {
-            Form::Packed(packed) => packed.bytes.capacity(),
-            Form::Open(timers) => timers.len() * node(size_of::<(u16, Position)>()),
+        let held = self.buckets.values().map(|bucket| {
+            bucket.packed.bytes.capacity() + bucket.open.len() * node(size_of::<(u16, Position)>())
         });
         held.sum::<usize>() + self.buckets.len() * node(size_of::<(i64, Bucket)>())
     }
 
     fn snapshot(&self) -> SavedBuckets {
-        let packed = |(number, bucket): (&i64, &Bucket)| {
-            let packed = match &bucket.form {
-                Form::Packed(packed) => packed.clone(),
-                Form::Open(timers) => Packed::from_open(timers),
-            };
-            (*number, bucket.low, Raw(packed.bytes))
-        };
-        self.buckets.iter().map(packed).collect()
+        let saved = |(number, bucket): (&i64, &Bucket)| (*number, bucket.low, Raw(bucket.bytes()));
+        self.buckets.iter().map(saved).collect()
     }
 
     /// Returns how many timers there are.
@@ -335,7 +333,7 @@ impl Calendar {
                 position: None,
                 what: format!("the timers of bucket {number} make no sense"),
             };
-            let mut packed = Packed { bytes, last: Position(0) };
+            let mut packed = Packed { bytes, ..Packed::default() };
             let mut iter = packed.iter();
             let mut last = Position(0);
             for (within, at) in iter.by_ref() {
@@ -349,32 +347,79 @@ impl Calendar {
                 return Err(corrupt());
             }
             packed.last = last;
-            self.buckets.insert(number, Bucket { low, form: Form::Packed(packed) });
+            self.buckets.insert(number, Bucket { packed, ..Bucket::new(low) });
         }
         Ok(count)
     }
 }
 
 impl Bucket {
-    /// Its timers in the order of time.
-    fn open(&mut self) -> &mut BTreeSet<(u16, Position)> {
-        if let Form::Packed(packed) = &self.form {
-            self.form = Form::Open(packed.iter().collect());
+    fn new(low: Position) -> Bucket {
+        Bucket { low, open: BTreeSet::new(), packed: Packed::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.packed.is_empty()
+    }
+
+    /// Puts its timers in the order of time; false if there are more of them than
+    /// the budget allows.
+    fn open(&mut self, budget: &mut usize) -> bool {
+        while *budget > 0
+            && let Some(timer) = self.packed.take()
+        {
+            self.open.insert(timer);
+            *budget -= 1;
         }
-        match &mut self.form {
-            Form::Open(timers) => timers,
-            Form::Packed(_) => unreachable!("it was opened above"),
+        self.packed.is_empty()
+    }
+
+    fn open_all(&mut self) {
+        self.open.extend(self.packed.iter());
+        self.packed.clear();
+    }
+
+    /// Takes any timer out.
+    fn take(&mut self) -> Option<(u16, Position)> {
+        self.packed.take().or_else(|| self.open.pop_first())
+    }
+
+    /// All its timers, packed.
+    fn bytes(&self) -> Vec<u8> {
+        if self.open.is_empty() && self.packed.taken == Default::default() {
+            return self.packed.bytes.clone();
         }
+        let mut by_position: Vec<_> = self.open.iter().copied().chain(self.packed.iter()).collect();
+        by_position.sort_unstable_by_key(|(within, at)| (*at, *within));
+        let mut packed = Packed::default();
+        by_position.into_iter().for_each(|(within, at)| packed.push(within, at));
+        packed.bytes
     }
 }
 
 impl Packed {
-    fn from_open(timers: &BTreeSet<(u16, Position)>) -> Packed {
-        let mut by_position: Vec<_> = timers.iter().copied().collect();
-        by_position.sort_unstable_by_key(|(within, at)| (*at, *within));
-        let mut packed = Packed::default();
-        by_position.into_iter().for_each(|(within, at)| packed.push(within, at));
-        packed
+    fn is_empty(&self) -> bool {
+        self.taken.0 == self.bytes.len()
+    }
+
+    fn contains(&self, within: u16, at: Position) -> bool {
+        at <= self.last && self.iter().any(|found| found == (within, at))
+    }
+
+    /// Takes the first one out.
+    fn take(&mut self) -> Option<(u16, Position)> {
+        let mut rest = self.iter();
+        let first = rest.next()?;
+        self.taken = (self.bytes.len() - rest.rest.len(), first.1);
+        if self.is_empty() {
+            self.clear();
+        }
+        Some(first)
+    }
+
+    fn clear(&mut self) {
+        self.bytes = Vec::new();
+        self.taken = (0, self.last);
     }
 
     fn push(&mut self, within: u16, at: Position) {
@@ -389,7 +434,8 @@ impl Packed {
     }
 
     fn iter(&self) -> Unpacked<'_> {
-        Unpacked { rest: &self.bytes, last: Position(0) }
+        let (taken, last) = self.taken;
+        Unpacked { rest: &self.bytes[taken..], last }
     }
 }
 

@@ -19,6 +19,7 @@ enum Step {
     Due {
         now_wall: i64,
         limit: usize,
+        budget: usize,
     },
     Restart,
     Clamp {
@@ -33,7 +34,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (wall.clone(), 1u64..100_000, 0u64..500_000)
             .prop_map(|(due_wall, ahead, shows)| Step::Insert { due_wall, ahead, shows }),
         2 => any::<usize>().prop_map(Step::RemoveNth),
-        2 => (wall, 0usize..10).prop_map(|(now_wall, limit)| Step::Due { now_wall, limit }),
+        2 => (wall, 0usize..10, 1usize..20)
+            .prop_map(|(now_wall, limit, budget)| Step::Due { now_wall, limit, budget }),
         1 => Just(Step::Restart),
         1 => (0u64..1_000_000, 500_000u64..5_000_000)
             .prop_map(|(start, end)| Step::Clamp { start, end }),
@@ -70,12 +72,20 @@ proptest! {
                     model.remove(&timer);
                 }
                 Step::RemoveNth(_) => {}
-                Step::Due { now_wall, limit } => {
+                Step::Due { now_wall, limit, budget } => {
                     let is_wanted = |timer: Timer| !timer.at.0.is_multiple_of(7);
                     let wanted = || model.keys().copied().filter(|timer| is_wanted(*timer));
                     let due = wanted().take_while(|timer| timer.due_wall <= now_wall);
                     let due: Vec<Timer> = due.take(limit).collect();
-                    prop_assert_eq!(timers.due(now_wall, limit, is_wanted), due);
+                    // Each call puts more in order, until all is said that is due.
+                    for _ in 0..2 * model.len() {
+                        let told = timers.due(now_wall, limit, budget, is_wanted);
+                        prop_assert!(due.starts_with(&told), "{told:?} of {due:?}");
+                        if told.len() < due.len() {
+                            prop_assert!(timers.next_due(is_wanted).unwrap() <= now_wall);
+                        }
+                    }
+                    prop_assert_eq!(timers.due(now_wall, limit, budget, is_wanted), due);
                     let next = timers.next_due(is_wanted);
                     if let Some(first) = wanted().next() {
                         prop_assert!(next.unwrap() <= first.due_wall);
@@ -96,7 +106,7 @@ proptest! {
                 prop_assert!(low <= *needed);
             }
         }
-        let all = timers.due(i64::MAX, usize::MAX, |_| true);
+        let all = timers.due(i64::MAX, usize::MAX, usize::MAX, |_| true);
         prop_assert_eq!(all, model.into_keys().collect::<Vec<_>>());
     }
 
@@ -116,7 +126,7 @@ proptest! {
         if let Ok(snapshot) = postcard::from_bytes(&bytes)
             && let Ok(mut restored) = Timers::restore(snapshot)
         {
-            restored.due(i64::MAX, usize::MAX, |_| true);
+            restored.due(i64::MAX, usize::MAX, usize::MAX, |_| true);
         }
     }
 }
@@ -155,4 +165,33 @@ fn a_million_timers_take_a_few_bytes_each() {
         assert!(saved <= 6 * COUNT, "{what}: {saved} bytes in a snapshot");
         assert_eq!(restarted(&timers).len() as u64, COUNT);
     }
+}
+
+/// However many are due at once: what one call puts in order is bounded, and so
+/// is the time for which everybody else waits.
+#[test]
+fn a_million_timers_of_one_moment_are_told_of_in_bounded_steps() {
+    const COUNT: u64 = 1_000_000;
+    const BUDGET: usize = 8192;
+    let (moment, mut timers) = (1_700_000_000_123, Timers::default());
+    for n in 1..=COUNT {
+        let at = Position(n * 1_200);
+        timers.insert(Timer { due_wall: moment, at }, at);
+    }
+    let open = |timers: &Timers| -> usize {
+        timers.calendars().iter().flat_map(|all| all.buckets.values()).map(|b| b.open.len()).sum()
+    };
+    let (mut told, mut calls) = (0, 0);
+    while timers.len() > 0 {
+        let before = open(&timers);
+        let due = timers.due(moment, 256, BUDGET, |_| true);
+        assert!(open(&timers) <= before + BUDGET);
+        let is_next = |(n, timer): (u64, &Timer)| timer.at == Position(n * 1_200);
+        assert!((told + 1..).zip(&due).all(is_next));
+        told += due.len() as u64;
+        due.into_iter().for_each(|timer| _ = timers.remove(timer));
+        calls += 1;
+        assert!(calls < 10_000, "it goes on and on");
+    }
+    assert_eq!(told, COUNT);
 }
