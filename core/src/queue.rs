@@ -3,8 +3,9 @@
 //! Derived from the log: a snapshot plus replay restores them. Entries are
 //! numbered by *slots* without gaps, cut into blocks of 4096 bytes and files of
 //! a fixed number of blocks. A full block is written once; the last, partial
-//! one is in memory and part of the snapshot. Queue offsets are slots, shifted
-//! by what was jumped over so far.
+//! one is in memory and part of the snapshot, and so are full ones before it for
+//! which the disk has no room yet: a restart must not fail over it. Queue offsets
+//! are slots, shifted by what was jumped over so far.
 
 mod block;
 mod rebuild;
@@ -60,7 +61,8 @@ pub struct ConsumeQueue {
     runs: Vec<Run>,
     min_slot: u64,
     end_slot: u64,
-    /// The entries of the last, partial block.
+    /// The entries of the last, partial block, and of those before it that are
+    /// not written.
     block: Vec<QueueEntry>,
     /// The files that exist, by number.
     files: BTreeMap<u64, FileId>,
@@ -121,7 +123,7 @@ impl ConsumeQueue {
             snapshot;
         let sound = blocks_per_file > 0
             && min_slot <= end_slot
-            && end_slot % PER_BLOCK == block.len() as u64
+            && end_slot.checked_sub(block.len() as u64).is_some_and(|at| at % PER_BLOCK == 0)
             && !runs.is_empty()
             && runs.is_sorted_by(|a, b| a.slot < b.slot && a.offset < b.offset);
         if !sound {
@@ -194,20 +196,25 @@ impl ConsumeQueue {
         entry: QueueEntry,
     ) -> Result<(), StoreError> {
         assert_eq!(offset, self.max(), "{} skips or repeats an offset", self.shard);
-        if self.block.len() as u64 + 1 == PER_BLOCK {
+        self.block.push(entry);
+        self.end_slot += 1;
+        self.write_full_blocks(disk)
+    }
+
+    fn write_full_blocks<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {
+        while self.block.len() as u64 >= PER_BLOCK {
             let start = self.block_start();
             let number = self.file_of(start);
-            let file = self.file_to_write(disk, number)?;
-            self.block.push(entry);
-            let bytes = block::encode(self.seal, start, &self.block);
+            let file = match self.file_to_write(disk, number) {
+                Err(StoreError::Full) => return Ok(()),
+                file => file?,
+            };
+            let bytes = block::encode(self.seal, start, &self.block[..PER_BLOCK as usize]);
             disk.write(file, self.place_of(start), &bytes)
                 .map_err(|error| self.failed("writing", number, error))?;
             self.dirty.insert(file);
-            self.block.clear();
-        } else {
-            self.block.push(entry);
+            self.block.drain(..PER_BLOCK as usize);
         }
-        self.end_slot += 1;
         Ok(())
     }
 
@@ -336,7 +343,7 @@ impl ConsumeQueue {
         }
     }
 
-    /// The first slot of the partial block.
+    /// The first slot that is in memory only.
     fn block_start(&self) -> u64 {
         self.end_slot - self.block.len() as u64
     }
@@ -379,10 +386,10 @@ impl ConsumeQueue {
 
     /// The block that holds `slot`, verified if it comes from the disk.
     fn load<D: Disk>(&self, disk: &mut D, slot: u64) -> Result<Block<'_>, StoreError> {
-        let start = slot - slot % PER_BLOCK;
-        if start == self.block_start() {
-            return Ok(Block::in_memory(start, &self.block));
+        if slot >= self.block_start() {
+            return Ok(Block::in_memory(self.block_start(), &self.block));
         }
+        let start = slot - slot % PER_BLOCK;
         let number = self.file_of(slot);
         let file = self.files.get(&number);
         let file = *file.ok_or_else(|| self.corrupt(number, "it is missing".to_owned()))?;

@@ -132,7 +132,7 @@ impl Probe {
 
     fn recovery(&self, seen: &mut Seen, view: &View<'_, SimDisk>) {
         let log_end = *seen.log_end.get_or_insert(view.written());
-        if !matches!(view.phase(), Phase::Starting | Phase::Serving) {
+        if !matches!(view.phase(), Phase::Starting | Phase::Full | Phase::Serving) {
             return;
         }
         if seen.written > log_end {

@@ -186,6 +186,38 @@ fn a_full_disk_refuses_and_recovers() {
     assert_eq!(by_hand.send("orders", 0, &body), Sent::Ok { queue: 0, offset: next });
 }
 
+/// Not even the record that opens a term has room: reads are served all the same.
+#[test]
+fn a_broker_that_restarts_onto_a_full_disk_serves_what_it_has() {
+    let full = Sent::Refused(code::SERVICE_NOT_AVAILABLE);
+    let crashes = [ByHand::kill, ByHand::power_loss];
+    for (flush, crash) in [Flush::Sync, ASYNC].into_iter().flat_map(|f| crashes.map(|c| (f, c))) {
+        let mut by_hand = ByHand::new(flush);
+        by_hand.start().unwrap();
+        assert_eq!(by_hand.send("orders", 1, "first"), Sent::Ok { queue: 1, offset: 0 });
+        by_hand.drive.set_full(true);
+        while by_hand.send("orders", 1, &"x".repeat(2_000)) != full {}
+        while by_hand.commit("readers", "orders", 1, 1) == Some(code::SUCCESS) {}
+        by_hand.pass(Duration::from_secs(1));
+        let stored = by_hand.contents("orders", 1);
+        for _ in 0..2 {
+            crash(&mut by_hand);
+            by_hand.start().unwrap();
+            assert!(!by_hand.is_serving());
+            assert_eq!(by_hand.contents("orders", 1), stored);
+            assert_eq!(by_hand.committed("readers", "orders", 1), Some(1));
+            assert_eq!(by_hand.send("orders", 1, "second"), full);
+            by_hand.pass(Duration::from_secs(5));
+        }
+        by_hand.drive.set_full(false);
+        by_hand.pass(Duration::from_secs(2));
+        let Sent::Ok { offset, .. } = by_hand.send("orders", 1, "second") else {
+            panic!("there is room again")
+        };
+        assert!(offset >= stored.len() as u64, "no offset is used twice");
+    }
+}
+
 /// What a client may do, and what may happen to the machine.
 #[derive(Clone, Debug)]
 enum Step {

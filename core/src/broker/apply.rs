@@ -21,7 +21,6 @@ use crate::{
     ids::{ConnId, Name, Position},
     log::{Base, Kind, Place},
     pointer::{Held, Pointer, Settles},
-    replication::ASYNC_WINDOW,
     runtime::Disk,
     time::Now,
     wire::{Frame, code},
@@ -231,10 +230,7 @@ impl<D: Disk> Broker<D> {
         self.state.apply_command(command, at);
         let ready = match command {
             Command::Started { .. } => {
-                self.phase = Phase::Serving;
-                self.state.leases.begin_all(now.mono);
-                self.state.locks.hold_all(now.mono + self.config.lock_lease);
-                self.schedule_checks(now);
+                self.started(now);
                 None
             }
             Command::Topic(config) => Some(Needed::Topic(config.name.clone())),
@@ -275,24 +271,5 @@ impl<D: Disk> Broker<D> {
                 self.frame(now, conn, frame);
             }
         }
-    }
-
-    /// The log's tail is durable and applied: open this process's own term.
-    fn recovered(&mut self, now: Now) -> Result<(), StoreError> {
-        let (log, disk) = self.replica.parts();
-        let (start, end) = (log.start(), log.end());
-        self.state.expire(disk, start)?;
-        let lost = self.state.timers.clamp(start, end);
-        if lost > 0 {
-            tracing::error!(lost, "delayed messages are not in the log any more");
-        }
-        self.phase = Phase::Starting;
-        self.serves_in = self.replica.term();
-        if self.state.was_async() && !self.replica.was_clean() {
-            self.propose_command(Command::Jumped { by: ASYNC_WINDOW }, Answer::Nothing)?;
-        }
-        let started = Command::Started { async_flush: self.is_async(), wall: now.wall };
-        self.propose_command(started, Answer::Nothing)?;
-        Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod leases;
 mod locks;
 mod members;
 mod offsets;
+mod opening;
 mod parked;
 mod pop;
 mod propose;
@@ -51,6 +52,7 @@ use self::{
     dead_letters::Replaying,
     delay::Firing,
     members::Members,
+    opening::Opening,
     parked::Parked,
     pop::Pop,
     propose::Proposed,
@@ -158,6 +160,9 @@ pub enum Phase {
     Recovering,
     /// The record that opens this term is on its way.
     Starting,
+    /// The disk has no room for that record: what is stored can be read, and
+    /// nothing else is taken until there is room.
+    Full,
     Serving,
     /// What was taken is made durable, then the note that it is.
     Stopping,
@@ -173,6 +178,7 @@ pub struct Broker<D: Disk> {
     replica: Replica<D>,
     /// The term in which this broker serves.
     serves_in: Term,
+    opening: Opening,
     /// Everything up to here is in `state`.
     applied: Base,
     /// The newest durable snapshot says what was applied up to here.
@@ -266,6 +272,7 @@ impl<D: Disk> Broker<D> {
             rng: Rng::new(seed),
             state,
             serves_in: Term(0),
+            opening: Opening::default(),
             applied: base,
             snapshot: base,
             snapshotting: Snapshotting::default(),
@@ -373,6 +380,7 @@ impl<D: Disk> Broker<D> {
             self.parked_pops.deadline(),
             self.transactions.deadline(),
             self.firing.deadline(),
+            self.opening.deadline(),
         ]
         .into_iter()
         .chain(always)
@@ -394,6 +402,7 @@ impl<D: Disk> Broker<D> {
         if self.phase == Phase::Ended {
             return Ok(());
         }
+        self.look_for_room(now)?;
         self.expire_parked(now);
         self.expire_pops(now);
         self.revive_due(now)?;
@@ -459,7 +468,7 @@ impl<D: Disk> Broker<D> {
                 self.replica.hand_over();
                 self.phase = Phase::Stopping;
             }
-            Phase::Recovering | Phase::Starting => {
+            Phase::Recovering | Phase::Starting | Phase::Full => {
                 // Nothing was promised yet, so there is nothing to finish.
                 self.phase = Phase::Ended;
                 self.outputs.push_back(Output::Stopped);

@@ -81,6 +81,7 @@ impl<D: Disk> Broker<D> {
         count: u32,
         mut answer: Answer,
     ) -> Result<(), StoreError> {
+        self.may_propose()?;
         let first = self.dispatches.len() - count as usize;
         let place = self.append_dispatched(first)?;
         let positions = self.dispatches.range(first..).map(|dispatch| dispatch.entry.position);
@@ -104,6 +105,7 @@ impl<D: Disk> Broker<D> {
         hold: Hold,
         mut answer: Answer,
     ) -> Result<(), StoreError> {
+        self.may_propose()?;
         self.draft.part(|out| hold.encode(out));
         let mut at = Position(0);
         let place = self.replica.propose(&mut self.draft, Needs::Flush, |part, position| {
@@ -129,6 +131,7 @@ impl<D: Disk> Broker<D> {
         shows: Vec<(Appearance, Settles)>,
         answer: Answer,
     ) -> Result<(), StoreError> {
+        self.may_propose()?;
         let first = self.dispatches.len();
         let mut all_settles = Vec::with_capacity(shows.len());
         self.draft.clear(Kind::Pointers);
@@ -201,6 +204,7 @@ impl<D: Disk> Broker<D> {
         command: Command,
         answer: Answer,
     ) -> Result<Place, StoreError> {
+        self.may_propose()?;
         self.draft.clear(Kind::Command);
         self.draft.part(|out| command.encode(out));
         let mut at = Position(0);

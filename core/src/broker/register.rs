@@ -129,11 +129,10 @@ impl<D: Disk> Broker<D> {
     /// What this broker is to its set; none as long as that is not known (N4).
     pub fn role(&self) -> Option<BrokerRole> {
         let Some(set) = &self.config.replica_set else {
-            let is_ready = self.phase == Phase::Serving;
-            return is_ready.then_some(BrokerRole { broker_id: LEADER_ID, term: None });
+            return self.is_serving().then_some(BrokerRole { broker_id: LEADER_ID, term: None });
         };
         match self.phase {
-            Phase::Serving => {
+            Phase::Serving | Phase::Full => {
                 let term = Some(self.serves_in);
                 Some(BrokerRole { broker_id: LEADER_ID, term })
             }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Broker, Output, Phase};
+use super::{Broker, Output};
 use crate::{
     error::{Rejected, StoreError},
     ids::ConnId,
@@ -20,7 +20,7 @@ impl<D: Disk> Broker<D> {
             return;
         }
         let reply_to = frame.reply_to();
-        let handled = if self.phase == Phase::Serving && now.mono <= self.replica.lease_until() {
+        let handled = if self.is_serving() && now.mono <= self.replica.lease_until() {
             self.request(now, conn, frame)
         } else if self.is_following() {
             self.request_of_follower(now, conn, frame)

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Broker, Phase,
+    Broker,
     command::Command,
     propose::Answer,
     state::{QueueKey, RETRY_PREFIX},
@@ -93,7 +93,7 @@ impl<D: Disk> Broker<D> {
         }
         let pause = self.config.retain_for.map_or(SCAN, |keep| SCAN.min(keep / 4));
         self.retention.next_scan = Some(now.mono + pause);
-        if self.phase == Phase::Serving { self.retain(now) } else { Ok(()) }
+        if self.is_serving() { self.retain(now) } else { Ok(()) }
     }
 
     /// Drops the segments that nothing asks to keep; those that a restart still

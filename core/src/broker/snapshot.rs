@@ -1,6 +1,6 @@
 //! Writing the folded state out, so that a restart reads only what came after.
 
-use super::{Broker, Output, Phase};
+use super::{Broker, Output};
 use crate::{
     error::StoreError,
     log::{self, Base, SyncTicket, snapshot::Unpublished},
@@ -29,7 +29,7 @@ impl<D: Disk> Broker<D> {
     pub(super) fn advance_snapshot(&mut self, now: Now) -> Result<(), StoreError> {
         let since = self.applied.position.0 - self.snapshot.position.0;
         let is_due = since >= self.config.snapshot_every || self.retention.waits_for_snapshot;
-        let may = self.phase == Phase::Serving || self.is_following();
+        let may = self.is_serving() || self.is_following();
         if is_due && may && matches!(self.snapshotting, Snapshotting::Idle) {
             let (payload, files) = self.state.snapshot();
             self.snapshotting = Snapshotting::Taken { base: self.applied, payload, files };

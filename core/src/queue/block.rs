@@ -55,9 +55,12 @@ impl<'a> Block<'a> {
         (bytes[..4] == crc).then_some(Block { start, entries: Entries::OnDisk(bytes) })
     }
 
-    /// The first slot behind the block, were it full.
+    /// The first slot behind its entries.
     pub fn end(&self) -> u64 {
-        self.start + PER_BLOCK
+        match &self.entries {
+            Entries::InMemory(entries) => self.start + entries.len() as u64,
+            Entries::OnDisk(_) => self.start + PER_BLOCK,
+        }
     }
 
     pub fn entry(&self, slot: u64) -> QueueEntry {

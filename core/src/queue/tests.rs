@@ -230,6 +230,19 @@ fn a_full_disk_is_met_by_room_and_not_by_push() {
     node.check();
 }
 
+/// A restart replays what is in the log, room or not.
+#[test]
+fn what_finds_no_room_is_read_from_memory_and_written_later() {
+    let mut node = Node::new(1);
+    node.disk.capacity = Some(0);
+    node.push(1000);
+    node.check();
+    node.disk.capacity = None;
+    node.push(1);
+    node.check();
+    assert!(node.queue.block.len() < PER_BLOCK as usize);
+}
+
 #[test]
 fn files_go_when_a_durable_snapshot_no_longer_needs_them() {
     let mut node = Node::new(1);
