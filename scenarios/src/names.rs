@@ -50,13 +50,13 @@ pub const RECOVERABLE: [&str; 13] = [
 /// What is counted besides faults: what clients saw, by what they did (the
 /// first rows), and what happened inside machines (the last two).
 #[rustfmt::skip]
-pub const MARKS: [&str; 51] = [
+pub const MARKS: [&str; 52] = [
     "send-ok", "send-refused", "send-unknown", "idempotent-retry", "delayed", "recall",
     "half", "commit", "rollback", "end-unknown", "end-lost", "end-twice", "end-contrary",
     "end-conflict", "check-back", "check-elsewhere",
     "delivery", "redelivery", "ack", "nack", "retry", "timed-out", "send-back", "send-back-failed",
     "dead-letter", "rebalance", "lock", "lock-lost", "pop", "lease-expiry", "lease-change",
-    "late-ack", "offset-reset", "queue-growth",
+    "late-ack", "offset-reset", "queue-growth", "overload",
     "parked", "resumed", "lock-hand-over", "group-loss", "subscription-conflict", "expiry",
     "broker-start", "recovery", "refused-start", "store-stopped", "sync-failed", "no-room",
     "torn-page", "tail-cut", "segment-roll", "segment-recycle", "licensed-loss",

@@ -45,6 +45,8 @@ pub struct Produce {
     /// Messages per second and member; the gaps vary by half around the mean.
     #[serde(default = "ten")]
     pub rate: f64,
+    /// For a while the rate is another one: more than the cluster can take.
+    pub burst: Option<Burst>,
     /// Messages per send; above 1 they travel as one atomic batch.
     #[serde(default = "one")]
     pub batch: u32,
@@ -78,6 +80,18 @@ pub struct Produce {
     /// again stores nothing twice.
     #[serde(default)]
     pub idempotent: bool,
+}
+
+/// A time in which producers send at another rate.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Burst {
+    #[serde(deserialize_with = "duration")]
+    pub at: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub lasts: Duration,
+    /// Messages per second and member.
+    pub rate: f64,
 }
 
 /// Producers of one group that send halves, decide in their own database, and

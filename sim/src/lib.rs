@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod coverage;
 pub mod disk;
+pub mod failover;
 pub mod fault;
 pub mod history;
 pub mod logging;

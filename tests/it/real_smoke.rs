@@ -138,6 +138,7 @@ async fn live(
                 fault,
                 kind: FaultKind::Kill,
                 lanes: vec![broker],
+                side: 0,
                 text: format!("kill -9 {BROKER}"),
             })),
         );

@@ -45,6 +45,11 @@ fn check_produce(scenario: &Scenario, at: &str, produce: &Produce) -> Checked {
     let key = |name: &str| format!("{at}.{name}");
     known_topic(scenario, &key("topic"), &produce.topic)?;
     known_rate(&key("rate"), produce.rate)?;
+    if let Some(burst) = &produce.burst {
+        known_rate(&key("burst.rate"), burst.rate)?;
+        time_within(&key("burst.lasts"), burst.lasts, MS..=HOUR)?;
+        before_end(scenario, &key("burst.at"), burst.at + burst.lasts)?;
+    }
     within(&key("batch"), produce.batch, 1..=1000)?;
     within(&key("in_flight"), produce.in_flight, 1..=1000)?;
     known_tags(&key("tags"), &produce.tags)?;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod determinism;
+mod failover;
 mod interrupt;
 mod mutants;
 mod pool;
@@ -46,6 +47,8 @@ enum Command {
     Determinism(determinism::Args),
     /// Measures how fast the testbed is
     Bench(bench::Args),
+    /// Measures how long clients wait when a leader is lost
+    Failover(failover::Args),
     /// Plants bugs in a copy of the tree and looks for each with storms
     Mutants(mutants::Args),
     /// Looks for one planted bug
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Some(Command::Replay(args)) => replay::replay(&args),
         Some(Command::Determinism(args)) => determinism::determinism(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Failover(args)) => failover::failover(&args),
         Some(Command::Mutants(args)) => mutants::mutants(&args),
         Some(Command::Hunt(args)) => mutants::hunt(&args),
         Some(Command::Hashes(args)) => determinism::print_hashes(&args),

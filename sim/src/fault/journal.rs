@@ -32,7 +32,11 @@ impl Journal {
             .name(|names| fault.nodes().into_iter().map(|node| names.lane(node)).collect());
         let Some(lane) = lanes.first().copied() else { return };
         let id = self.recorder.next_fault();
-        let told = history::Fault { fault: id, kind, lanes, text: fault.to_string() };
+        let side = match fault {
+            Fault::Partition { a, .. } => a.len() as u32,
+            _ => 0,
+        };
+        let told = history::Fault { fault: id, kind, lanes, side, text: fault.to_string() };
         self.recorder.push(lane, EventKind::Fault(Box::new(told)));
         self.active.push(Active { fault: fault.clone(), id, lane });
     }

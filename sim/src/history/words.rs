@@ -181,6 +181,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The machines and clients it strikes.
     pub lanes: Vec<LaneId>,
+    /// Of a partition: so many of these, the first, are on one side.
+    pub side: u32,
     /// For people: "partition broker-1 from consumer-2".
     pub text: String,
 }
@@ -231,6 +233,8 @@ named! {
         MisdirectedWrite = "misdirected-write",
         ConsumerStall = "consumer-stall",
         ConsumerSlow = "consumer-slow",
+        /// Producers send more than the cluster can take.
+        Overload = "overload",
     }
 }
 

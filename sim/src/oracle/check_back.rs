@@ -80,7 +80,7 @@ impl Oracle for CheckBack {
             EventKind::CheckReceived { message: Some(id), .. } => {
                 self.asked(*id, event.lane, facts)
             }
-            EventKind::HalfParked { message: Some(id), .. } => parked(*id, event.lane, facts),
+            EventKind::HalfParked { message: Some(id), .. } => parked(*id, facts),
             EventKind::HalfResumed { message: Some(id), .. } => {
                 self.counted.remove(id);
                 self.expect(*id, event.at, facts);
@@ -179,15 +179,12 @@ fn too_young(message: &Message, half: &Half, facts: &Facts) -> Option<u64> {
     is_early.then(|| (due - facts.shown(broker, facts.now, facts.now).1) as u64)
 }
 
-fn parked(id: MessageId, lane: LaneId, facts: &Facts) -> Verdict {
+fn parked(id: MessageId, facts: &Facts) -> Verdict {
     let Some((message, half)) = half_of(id, facts) else { return Ok(()) };
     if message.most_copies() > 1 {
         return Ok(());
     }
-    if let Some((before, by)) = half.parked {
-        if by != lane {
-            return Ok(());
-        }
+    if let Some(before) = half.parked {
         return Err(Violation::new(Breach::ParkedTwice { message: id }, facts, [before]));
     }
     if let Some(ended) = facts.decision(message) {

@@ -122,8 +122,6 @@ pub struct Node {
     pub(super) called_durable: Option<u64>,
     /// How far it has committed in this life: an entry, and its end.
     pub committed: Option<(u64, u64)>,
-    /// Of a replica, in this life: what it has made of its log.
-    pub offsets: BTreeMap<(GroupId, ShardId), u64>,
     /// Everything before this lies in its log for sure, as it was committed.
     pub holds: u64,
     pub stopped: Option<EventIndex>,
@@ -159,6 +157,8 @@ pub struct ActiveFault {
     pub fault: FaultId,
     pub kind: FaultKind,
     pub lanes: Vec<LaneId>,
+    /// Of a partition: so many of these, the first, are on one side.
+    pub side: usize,
     pub event: EventIndex,
     /// When it was last disturbed before this.
     pub before: u64,
@@ -330,11 +330,12 @@ impl Facts {
         reader.members.iter().map(|m| self.member(*m)).filter(|m| m.alive)
     }
 
-    /// Whether nothing but traffic has happened for this long, stalled and
-    /// slow handlers aside.
+    /// Whether nothing but traffic has happened for this long, stalled and slow
+    /// handlers aside, and whatever replica sets bear without their clients
+    /// noticing.
     pub fn calm_for(&self, micros: u64) -> bool {
-        self.faults.iter().all(|fault| fault.kind.is_of_handlers())
-            && self.now - self.disturbed.0 >= micros
+        self.now - self.disturbed.0 >= micros
+            && self.faults.iter().all(|fault| fault.kind.is_of_handlers() || self.is_borne(fault))
     }
 
     /// How many answers in a row may have been lost on their way since this

@@ -47,9 +47,7 @@ impl Facts {
                     message.unknown = true;
                 }
             }
-            EventKind::TopicSized { topic, queues } => {
-                self.size(self.set_of(event.lane), *topic, *queues)
-            }
+            EventKind::TopicSized { topic, queues } => self.size(event.lane, *topic, *queues),
             EventKind::Expired { shard, to, .. } => {
                 let expired = &mut self.expired[shard.index()];
                 *expired = (*expired).max((*to, self.index));
@@ -62,9 +60,10 @@ impl Facts {
                         damaged.get_or_insert((event, event)).1 = event;
                     }
                 }
-                let (fault, kind, lanes) = (fault.fault, fault.kind, fault.lanes.clone());
+                let (kind, lanes) = (fault.kind, fault.lanes.clone());
+                let (fault, side) = (fault.fault, fault.side as usize);
                 let before = self.disturbed.0;
-                self.faults.push(ActiveFault { fault, kind, lanes, event, before });
+                self.faults.push(ActiveFault { fault, kind, lanes, side, event, before });
                 if !kind.is_of_handlers() {
                     self.disturb();
                 }
@@ -85,9 +84,8 @@ impl Facts {
                 let node = &mut self.nodes[event.lane.index()];
                 (node.life, node.up, node.sync_failed) = (*life, true, None);
                 (node.committed, node.called_durable) = (None, None);
-                node.offsets.clear();
                 node.started = Some(index);
-                self.disturb();
+                self.disturb_by(event.lane);
             }
             EventKind::NodeStopped { why } => {
                 let index = self.index;
@@ -101,10 +99,10 @@ impl Facts {
                 if *why == Stop::PowerLost {
                     let durable = node.durable;
                     node.holds = node.holds.min(durable.unwrap_or(0));
-                    let (at, event) = (event.at, index);
-                    node.power_losses.push(PowerLoss { at, event, durable, kept: None });
+                    let lost = PowerLoss { at: event.at, event: index, durable, kept: None };
+                    node.power_losses.push(lost);
                 }
-                self.disturb();
+                self.disturb_by(event.lane);
             }
             EventKind::ClockIs { ahead_us, drift_ppm } => {
                 let clock = &mut self.nodes[event.lane.index()].clock;
@@ -199,7 +197,14 @@ impl Facts {
         self.messages.get_mut(message.index())?.as_mut()
     }
 
-    pub(super) fn disturb(&mut self) {
+    /// That a set has another leader is no excuse: what took the last one may be.
+    fn disturb_by(&mut self, lane: LaneId) {
+        if self.set(lane).is_none() {
+            self.disturb();
+        }
+    }
+
+    fn disturb(&mut self) {
         self.disturbed = (self.now, self.index);
     }
 

@@ -30,8 +30,7 @@ pub struct Half {
     /// Checks that reached a producer, since the start or the last resumption.
     pub checks: u32,
     pub checked: Option<(EventIndex, u64)>,
-    /// By whom: a replica that takes over says again what the last one did.
-    pub parked: Option<(EventIndex, LaneId)>,
+    pub parked: Option<EventIndex>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +148,7 @@ impl Facts {
             }
             EventKind::HalfParked { message: Some(message), .. } => {
                 if let Some(half) = self.half_mut(*message) {
-                    half.parked = Some((index, event.lane));
+                    half.parked = Some(index);
                 }
             }
             EventKind::HalfResumed { message: Some(message), .. } => {

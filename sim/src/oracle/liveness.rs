@@ -27,6 +27,8 @@ const LATE_MICROS: u64 = 15_000_000;
 pub struct Liveness {
     /// When a delivery was acknowledged, the latest of each member and shard.
     acked: BTreeMap<(MemberId, ShardId), u64>,
+    /// Replica sets in which nobody serves, and since when.
+    unserved: BTreeMap<LaneId, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +44,11 @@ pub enum Breach {
     },
     NodeDown {
         node: LaneId,
+    },
+    /// A majority of the replicas lives and is connected, and none of them serves.
+    NoLeader {
+        set: LaneId,
+        for_micros: u64,
     },
     /// The member had nothing to do in this shard, and got it much later.
     DeliveredLate {
@@ -71,7 +78,20 @@ pub enum Breach {
 
 impl Oracle for Liveness {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
+        self.look_for_a_leader(facts)?;
         match &event.kind {
+            EventKind::Formed { .. } => {
+                self.unserved.entry(event.lane).or_insert(event.at);
+                Ok(())
+            }
+            EventKind::NodeStopped { .. } if facts.set(event.lane).is_some() => {
+                self.unserved.insert(event.lane, event.at);
+                Ok(())
+            }
+            EventKind::Recovered { .. } => {
+                self.unserved.remove(&event.lane);
+                Ok(())
+            }
             EventKind::SendOk { op, .. } => answered(*op, event.at, facts),
             EventKind::SendRefused { op, .. } | EventKind::SendUnknown { op, .. } => {
                 failed(*op, facts)?;
@@ -165,6 +185,16 @@ fn overdue(facts: &Facts) -> Verdict {
 }
 
 impl Liveness {
+    fn look_for_a_leader(&self, facts: &Facts) -> Verdict {
+        let for_micros = |since: u64| facts.now - since.max(facts.disturbed.0);
+        let is_overdue = |(set, since): &(&LaneId, &u64)| {
+            for_micros(**since) > facts.context.fail_over && facts.has_quorum(**set)
+        };
+        let Some((set, since)) = self.unserved.iter().find(is_overdue) else { return Ok(()) };
+        let breach = Breach::NoLeader { set: *set, for_micros: for_micros(*since) };
+        Err(Violation::new(breach, facts, [facts.disturbed.1]))
+    }
+
     fn delivered(
         &self,
         member: MemberId,
@@ -225,6 +255,11 @@ impl Breach {
                      stored at {slot}, with no fault in its way"
                 )
             }
+            Breach::NoLeader { set, for_micros } => format!(
+                "a majority of {} lives and is connected, and nobody serves for {} ms",
+                names.of_lane(*set),
+                for_micros / 1000
+            ),
             Breach::NodeDown { node } => {
                 format!("{} is still down at the end", names.of_lane(*node))
             }

@@ -25,6 +25,7 @@ pub mod lease;
 pub mod licensed_duplicates;
 pub mod liveness;
 pub mod no_loss;
+pub mod no_metastable_collapse;
 pub mod no_phantom;
 pub mod no_resurrection;
 pub mod offsets;
@@ -73,6 +74,9 @@ pub struct Context {
     pub max_checks: u32,
     /// By the names of groups: what they ask for that is not RocketMQ's default.
     pub groups: BTreeMap<String, GroupRules>,
+    /// How long a replica set may be without a leader that serves, once a
+    /// majority of it lives and is connected.
+    pub fail_over: u64,
     /// How late what was due may come to a member that waits.
     pub delay_slack: u64,
     /// How late after the end of a lease a message may come again.
@@ -126,6 +130,7 @@ impl Default for Context {
             check_every: 30_000_000,
             max_checks: 15,
             groups: BTreeMap::new(),
+            fail_over: 15_000_000,
             delay_slack: 3_000_000,
             lease_slack: 15_000_000,
         }
@@ -299,6 +304,9 @@ promises! {
     16 liveness Liveness:
         "Once healed, everything pending resolves in time; in calm, who waits is served soon.",
         "testbed; L12, N1, N2, P1";
+    17 no_metastable_collapse NoMetastableCollapse:
+        "Soon after an overload ends, as much is stored and consumed as before it.",
+        "flow control; P1";
     18 backlog_isolation BacklogIsolation:
         "A slow group costs neither the others' latency nor unbounded memory.",
         "flow control; D3, P1";
@@ -337,12 +345,8 @@ impl Judge {
         self.facts.learn(&history.names);
         for event in &history.events[self.facts.index as usize..] {
             self.facts.now = event.at;
-            if self.facts.is_old_news(event) {
-                self.facts.absorb_folded(event);
-            } else {
-                self.bench.event(event, &self.facts, &mut self.violations);
-                self.facts.absorb(event);
-            }
+            self.bench.event(event, &self.facts, &mut self.violations);
+            self.facts.absorb(event);
             self.facts.index += 1;
         }
     }

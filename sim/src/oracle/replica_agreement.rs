@@ -1,6 +1,6 @@
 //! Replicas of a set agree: what is committed is the same on each, byte for
 //! byte, and stays so; a term has one leader; and at rest everybody has all of
-//! it, and has made the same of it.
+//! it.
 //!
 //! Only async flush may take back what was committed, when replicas that had
 //! acknowledged it lost power; or the loss of a majority of the disks.
@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{EventIndex, Facts, NotAllowed, Oracle, Verdict, Violation, replicas::Stored};
-use crate::history::{Event, EventKind, GroupId, LaneId, Names, Role, ShardId, Stop};
+use crate::history::{Event, EventKind, LaneId, Names, Role, Stop};
 
 /// How long after the newest commit a replica may not know of it.
 const NEWS_MICROS: u64 = 5_000_000;
@@ -38,6 +38,13 @@ struct Entry {
     by: LaneId,
     at: u64,
     event: EventIndex,
+}
+
+impl Entry {
+    fn stored(&self) -> Stored {
+        let Entry { end, at, event, .. } = *self;
+        Stored { begun_at: at, stored_by: at, event, position: Some(end - 1) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -82,13 +89,6 @@ pub enum Breach {
         replica: LaneId,
         index: u64,
         newest: u64,
-    },
-    /// At rest, and it has made something else of the same log.
-    OtherOffset {
-        replica: LaneId,
-        group: GroupId,
-        shard: ShardId,
-        offset: Option<u64>,
     },
 }
 
@@ -159,31 +159,45 @@ impl ReplicaAgreement {
             let breach = Breach::CommittedEarly { replica, end: entry.end, durable };
             return Err(Violation::new(breach, facts, []));
         }
-        let known = self.committed.entry(set).or_default().entry(index).or_insert(entry);
+        let log = self.committed.entry(set).or_default();
+        let Some(known) = log.get(&index).copied() else {
+            log.insert(index, entry);
+            return Ok(());
+        };
         if (known.end, known.digest) == (entry.end, entry.digest) {
+            return Ok(());
+        }
+        if facts.may_be_gone(set, known.stored()).is_ok() {
+            log.split_off(&index);
+            log.insert(index, entry);
             return Ok(());
         }
         let breach = Breach::Diverged { index, first: known.by, second: replica };
         Err(Violation::new(breach, facts, [known.event]))
     }
 
-    /// A new leader's log decides what there is.
-    fn takes_over(&mut self, set: LaneId, log_end: u64, facts: &Facts) -> Verdict {
-        let Some(known) = self.committed.get_mut(&set) else { return Ok(()) };
-        let beyond = known.iter().rev().take_while(|(_, entry)| entry.end > log_end);
-        let Some(first) = beyond.last().map(|(index, _)| *index) else { return Ok(()) };
-        known.split_off(&first).into_iter().try_for_each(|(index, entry)| {
-            let stored = Stored {
-                begun_at: entry.at,
-                stored_by: entry.at,
-                event: entry.event,
-                position: Some(entry.end - 1),
-            };
-            facts.may_be_gone(set, stored).map_err(|cause| {
-                let breach = Breach::CommittedLost { set, index, log_end, cause };
-                Violation::new(breach, facts, [entry.event])
-            })
-        })
+    /// A new leader serves: what its log lacked when it was elected is gone.
+    fn takes_over(&mut self, lane: LaneId, log_end: u64, facts: &Facts) -> Verdict {
+        let since = facts.set(lane).and_then(|set| set.led).map(|(_, since)| since);
+        let (Some(log), Some(since)) = (self.committed.get_mut(&lane), since) else {
+            return Ok(());
+        };
+        let is_gone = |entry: &Entry| entry.end > log_end && entry.event < since;
+        let beyond: Vec<u64> = log
+            .iter()
+            .rev()
+            .take_while(|(_, entry)| entry.end > log_end)
+            .map(|(i, _)| *i)
+            .collect();
+        for index in beyond {
+            let Some(entry) = log.get(&index).copied().filter(is_gone) else { continue };
+            log.remove(&index);
+            if let Err(cause) = facts.may_be_gone(lane, entry.stored()) {
+                let breach = Breach::CommittedLost { set: lane, index, log_end, cause };
+                return Err(Violation::new(breach, facts, [entry.event]));
+            }
+        }
+        Ok(())
     }
 
     fn at_rest(&self, set: LaneId, facts: &Facts) -> Verdict {
@@ -195,21 +209,6 @@ impl ReplicaAgreement {
             let index = node.committed.map_or(0, |(index, _)| index);
             if index < newest && facts.now - entry.at > NEWS_MICROS {
                 let breach = Breach::Behind { replica, index, newest };
-                return Err(Violation::new(breach, facts, [entry.event]));
-            }
-        }
-        let has_all = |node: &super::facts::Node| {
-            node.up && node.committed.is_some_and(|(index, _)| index == newest)
-        };
-        let mut equal = facts.replicas(set).filter(|(_, node)| has_all(node));
-        let Some((_, first)) = equal.next() else { return Ok(()) };
-        for (replica, node) in equal {
-            let keys = first.offsets.keys().chain(node.offsets.keys());
-            let differs =
-                |key: &&(GroupId, ShardId)| first.offsets.get(key) != node.offsets.get(key);
-            if let Some(key) = keys.copied().find(|key| differs(&key)) {
-                let ((group, shard), offset) = (key, node.offsets.get(&key).copied());
-                let breach = Breach::OtherOffset { replica, group, shard, offset };
                 return Err(Violation::new(breach, facts, [entry.event]));
             }
         }
@@ -247,11 +246,6 @@ impl Breach {
             ),
             Breach::Behind { replica, index, newest } => {
                 format!("{} has committed entry {index} and never heard of {newest}", name(replica))
-            }
-            Breach::OtherOffset { replica, group, shard, offset } => {
-                let (group, shard) = (names.of_group(*group), names.text_of_shard(*shard));
-                let has = offset.map_or("no offset".to_owned(), |offset| offset.to_string());
-                format!("{} has {has} for {group} in {shard}, unlike the others", name(replica))
             }
         }
     }

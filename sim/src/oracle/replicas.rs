@@ -1,23 +1,21 @@
 //! What is known of brokers that are replicas of one set: who belongs to it,
-//! what is safe there, what crashes may take, and who speaks for it. A broker
-//! without a set is the only replica of itself.
+//! what is safe there, and what crashes may take. The set itself is told as a
+//! broker, whose lives are the times in which one of them serves as the leader.
+//! A broker without a set is the only replica of itself.
 
 use super::{
     EventIndex, Facts,
-    facts::{Node, PowerLoss},
+    facts::{ActiveFault, Node, PowerLoss},
 };
-use crate::history::{Event, EventKind, LaneId, Role, ShardId};
+use crate::history::{Event, EventKind, FaultKind, LaneId, Role, ShardId};
 
 #[derive(Debug, Default)]
 pub struct ReplicaSet {
     pub replicas: Vec<LaneId>,
-    /// The newest leader, with its term.
-    pub leader: Option<(u64, LaneId)>,
+    /// The newest term that had a leader, and since when.
+    pub led: Option<(u64, EventIndex)>,
     /// Everything before this position has been durable on a majority.
     pub durable: Option<u64>,
-    /// The replica that was first to commit so far, which tells what the log
-    /// comes to, and that entry with its end. The others tell it again, later.
-    newest: Option<(LaneId, u64, u64)>,
 }
 
 /// Why the loss of a message cannot be excused.
@@ -109,27 +107,6 @@ impl Facts {
         times.max().unwrap_or(self.now)
     }
 
-    /// Whether it is an older state of a set's log, told by a replica that lags.
-    pub fn is_old_news(&self, event: &Event) -> bool {
-        let is_folded = matches!(
-            event.kind,
-            EventKind::TopicSized { .. }
-                | EventKind::GroupOffset { .. }
-                | EventKind::LockHolder { .. }
-                | EventKind::HalfParked { .. }
-                | EventKind::HalfResumed { .. }
-                | EventKind::GroupLost { .. }
-        );
-        if !is_folded {
-            return false;
-        }
-        let node = self.node(event.lane);
-        let newest = node.set.and_then(|set| self.sets.get(&set)?.newest);
-        newest.is_some_and(|(lane, index, _)| {
-            lane != event.lane || node.committed.is_none_or(|(committed, _)| committed < index)
-        })
-    }
-
     /// Whether crashes may have taken this, or why not.
     pub fn may_be_gone(&self, broker: LaneId, what: Stored) -> Result<(), NotAllowed> {
         let majority = self.majority(broker);
@@ -165,6 +142,61 @@ impl Facts {
         if is_taken && holders < majority { Ok(()) } else { Err(NotAllowed::Replicated) }
     }
 
+    /// Whether enough replicas live and reach one of them that it may lead.
+    pub fn has_quorum(&self, set: LaneId) -> bool {
+        let is_well = |lane: LaneId| {
+            let paused = |f: &ActiveFault| f.kind == FaultKind::Pause && f.lanes.contains(&lane);
+            self.node(lane).up && !self.faults.iter().any(paused)
+        };
+        let well: Vec<LaneId> =
+            self.replicas(set).map(|(lane, _)| lane).filter(|lane| is_well(*lane)).collect();
+        let reached = |from: &LaneId| well.iter().filter(|to| !self.are_cut(*from, **to)).count();
+        well.iter().any(|leader| reached(leader) >= self.majority(set))
+    }
+
+    /// Whether a partition lies between these two, at least in one direction.
+    fn are_cut(&self, one: LaneId, other: LaneId) -> bool {
+        self.faults.iter().filter(|fault| fault.kind == FaultKind::Partition).any(|fault| {
+            let (a, b) = fault.lanes.split_at(fault.side);
+            let between = |x: LaneId, y: LaneId| a.contains(&x) && b.contains(&y);
+            between(one, other) || between(other, one)
+        })
+    }
+
+    /// Whether replica sets bear this for as long as it lasts: it strikes only
+    /// replicas that the others can do without, and that do not lead others'
+    /// clients astray.
+    pub(super) fn is_borne(&self, fault: &ActiveFault) -> bool {
+        let (a, b) = fault.lanes.split_at(fault.side);
+        let borne = match fault.kind {
+            FaultKind::Pause => self.are_few(&fault.lanes),
+            FaultKind::Partition => self.are_cut_off(a, b) || self.are_cut_off(b, a),
+            _ => false,
+        };
+        borne && self.sets.keys().all(|set| self.has_quorum(*set))
+    }
+
+    /// Whether these are replicas, and a minority of each set.
+    fn are_few(&self, lanes: &[LaneId]) -> bool {
+        let is_few = |lane: &LaneId| {
+            let set = self.node(*lane).set;
+            let here = lanes.iter().filter(|other| self.node(**other).set == set).count();
+            set.is_some_and(|set| here < self.majority(set))
+        };
+        !lanes.is_empty() && lanes.iter().all(is_few)
+    }
+
+    /// Whether few replicas are cut off from replicas only, or so that none of
+    /// them can lead.
+    fn are_cut_off(&self, few: &[LaneId], from: &[LaneId]) -> bool {
+        let cannot_lead = |lane: &LaneId| {
+            let others = self.node(*lane).set.into_iter().flat_map(|set| self.replicas(set));
+            others.map(|(lane, _)| lane).all(|other| few.contains(&other) || from.contains(&other))
+        };
+        let among_replicas = from.iter().all(|lane| self.node(*lane).set.is_some());
+        self.are_few(few) && (among_replicas || few.iter().all(cannot_lead))
+    }
+
     /// Folds in what replicas say of themselves.
     pub(super) fn absorb_replica(&mut self, event: &Event) {
         let lane = event.lane;
@@ -177,34 +209,18 @@ impl Facts {
             }
             EventKind::Role { term, role: Role::Leader } => {
                 let set = self.nodes[lane.index()].set.and_then(|set| self.sets.get_mut(&set));
-                if let Some(set) = set.filter(|set| set.leader.is_none_or(|(t, _)| t < *term)) {
-                    set.leader = Some((*term, lane));
-                    self.disturb();
+                if let Some(set) = set.filter(|set| set.led.is_none_or(|(led, _)| led < *term)) {
+                    set.led = Some((*term, self.index));
                 }
             }
             EventKind::Committed { index, end, .. } => {
                 let node = &mut self.nodes[lane.index()];
                 node.committed = Some((*index, *end));
                 node.holds = node.holds.max(*end);
-                let set = node.set.and_then(|set| self.sets.get_mut(&set));
-                if let Some(set) = set.filter(|set| set.newest.is_none_or(|(_, i, _)| i < *index)) {
-                    set.newest = Some((lane, *index, *end));
-                }
             }
             EventKind::Durable { position } => self.durable(lane, *position),
             EventKind::Recovered { log_end } => self.recovered(lane, *log_end),
-            EventKind::GroupOffset { .. } => self.absorb_folded(event),
             _ => {}
-        }
-    }
-
-    /// Notes what this replica, newest or not, has made of its log.
-    pub(super) fn absorb_folded(&mut self, event: &Event) {
-        let node = &mut self.nodes[event.lane.index()];
-        if let EventKind::GroupOffset { group, shard, offset, .. } = &event.kind
-            && node.set.is_some()
-        {
-            node.offsets.insert((*group, *shard), *offset);
         }
     }
 
@@ -225,19 +241,13 @@ impl Facts {
         }
     }
 
-    /// A replica's own log ends here, or that of a set's new leader.
+    /// This is what its disk has kept.
     fn recovered(&mut self, lane: LaneId, log_end: u64) {
         let node = &mut self.nodes[lane.index()];
         node.holds = node.holds.min(log_end);
         node.durable = node.durable.map(|durable| durable.min(log_end));
         if let Some(loss) = node.power_losses.last_mut() {
             loss.kept.get_or_insert(log_end);
-        }
-        // What was newer is gone, and the new leader's state is the newest.
-        if let Some(set) = self.sets.get_mut(&lane)
-            && set.newest.is_some_and(|(_, _, end)| end > log_end)
-        {
-            set.newest = set.leader.map(|(_, leader)| (leader, 0, 0));
         }
     }
 }

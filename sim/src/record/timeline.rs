@@ -253,7 +253,7 @@ fn span_kind(kind: FaultKind) -> Option<SpanKind> {
         | FaultKind::DiskSyncError
         | FaultKind::MisdirectedRead
         | FaultKind::MisdirectedWrite => SpanKind::DiskFailing,
-        FaultKind::ConsumerStall | FaultKind::ConsumerSlow => SpanKind::Slow,
+        FaultKind::ConsumerStall | FaultKind::ConsumerSlow | FaultKind::Overload => SpanKind::Slow,
         FaultKind::Kill
         | FaultKind::PowerLoss
         | FaultKind::Restart
@@ -394,7 +394,7 @@ mod tests {
         let partition = FaultKind::Partition;
         let lanes = vec![consumer];
         let text = "partition".to_owned();
-        let fault_event = Fault { fault, kind: partition, lanes, text };
+        let fault_event = Fault { fault, kind: partition, lanes, side: 1, text };
         recorder.push(consumer, EventKind::Fault(Box::new(fault_event)));
         recorder.push(broker, EventKind::NodeStopped { why: Stop::Killed });
         at(90);

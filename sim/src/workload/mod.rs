@@ -35,7 +35,7 @@ use stormglass_scenarios::{Role, Scenario, Workload, WorkloadKind};
 use crate::{
     disk::Timer,
     fault::Handlers,
-    history::{EventKind, LaneId, MemberId, OpId, Recorder, Stop, Unanswered},
+    history::{EventKind, FaultId, LaneId, MemberId, OpId, Recorder, Stop, Unanswered},
     oracle::Facts,
 };
 use database::{Database, Process};
@@ -72,6 +72,8 @@ struct Machine {
     lives: Cell<u32>,
     /// A producer there has work under way, or will have.
     produces: Cell<bool>,
+    /// It sends more than usual.
+    burst: Cell<Option<FaultId>>,
     /// Its sends without an outcome.
     open: RefCell<BTreeSet<OpId>>,
     pacer: Pacer,
@@ -99,6 +101,7 @@ impl Workloads {
                 runs: Cell::new(false),
                 lives: Cell::new(0),
                 produces: Cell::new(false),
+                burst: Cell::new(None),
                 open: RefCell::default(),
                 pacer: Pacer::default(),
                 offsets: RefCell::default(),
@@ -157,6 +160,9 @@ impl Workloads {
         machine.produces.set(false);
         machine.runs.set(false);
         let push = |kind| self.0.recorder.push(machine.lane, kind);
+        if let Some(fault) = machine.burst.take() {
+            push(EventKind::FaultHealed { fault });
+        }
         for op in machine.open.take() {
             let (why, tries) = (Unanswered::ProducerGone, produce::MOST_TRIES);
             push(EventKind::SendUnknown { op, why, tries });

@@ -8,7 +8,7 @@ use stormglass_core::{
     rng::Rng,
     runtime::Runtime,
 };
-use stormglass_scenarios::Produce;
+use stormglass_scenarios::{Burst, Produce};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     draw,
     transact::refusal,
 };
-use crate::history::{Answered, EventKind, MessageId, OpId, Unanswered};
+use crate::history::{Answered, EventKind, Fault, FaultKind, MessageId, OpId, Unanswered};
 
 /// Requests that a client makes of one send, at most.
 pub const MOST_TRIES: u8 = 3;
@@ -27,7 +27,8 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, produce: &Produce) {
     let in_flight = Arc::new(Semaphore::new(produce.in_flight as usize));
     let mut turn = 0;
     while !stage.is_over() {
-        stage.sleep(pause(f64::from(produce.batch) / produce.rate, &mut rng)).await;
+        let rate = rate(stage, produce);
+        stage.sleep(pause(f64::from(produce.batch) / rate, &mut rng)).await;
         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
         if stage.is_over() {
             break;
@@ -41,6 +42,30 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, produce: &Produce) {
     }
     // The last sends end within their own time.
     let _ = in_flight.acquire_many(produce.in_flight).await;
+}
+
+/// Messages per second at this moment. A burst is a fault that strikes the
+/// others, and is told as one.
+fn rate<R: Runtime>(stage: &Stage<R>, produce: &Produce) -> f64 {
+    let now = Duration::from_micros(stage.shared.time.now_us());
+    let has_burst = |burst: &&Burst| (burst.at..burst.at + burst.lasts).contains(&now);
+    let burst = produce.burst.as_ref().filter(has_burst);
+    let (told, recorder) = (&stage.machine().burst, &stage.shared.recorder);
+    match (burst, told.get()) {
+        (Some(burst), None) => {
+            let fault = recorder.next_fault();
+            let (kind, lanes) = (FaultKind::Overload, vec![stage.machine().lane]);
+            let text = format!("{} sends {} messages a second", stage.node, burst.rate);
+            stage.push(EventKind::Fault(Box::new(Fault { fault, kind, lanes, side: 0, text })));
+            told.set(Some(fault));
+        }
+        (None, Some(fault)) => {
+            stage.push(EventKind::FaultHealed { fault });
+            told.set(None);
+        }
+        _ => {}
+    }
+    burst.map_or(produce.rate, |burst| burst.rate)
 }
 
 /// From one send to the next: half as long as the mean to half as long again.

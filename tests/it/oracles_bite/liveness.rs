@@ -1,9 +1,9 @@
 use stormglass_sim::{
-    history::Stop,
+    history::{FaultKind, Stop},
     oracle::{Breach, liveness, no_loss},
 };
 
-use super::tale::Tale;
+use super::tale::{SetTale, Tale};
 use crate::{breaks, breaks_unfinished, holds};
 
 #[test]
@@ -48,4 +48,60 @@ fn all_resolves_in_time() {
     start.stop_broker(Stop::GaveUp);
     start.context.recovers = false;
     holds!(start);
+}
+
+#[test]
+fn a_set_whose_majority_lives_has_a_leader_soon() {
+    let mut start = SetTale::of(3);
+    start.stop(0, Stop::Killed);
+    start.is_leaderless();
+    let served = |mut tale: SetTale, after_secs: u64| {
+        tale.tale.wait_secs(after_secs);
+        tale.leads(2, 2, 0);
+        tale.start(0, 0);
+        tale.at_rest(2, 1)
+    };
+    holds!(served(start.clone(), 2));
+    breaks!(served(start.clone(), 20), Breach::Liveness(liveness::Breach::NoLeader { .. }));
+
+    // Only one of three lives, or those that live do not reach each other.
+    let mut alone = start.clone();
+    alone.stop(1, Stop::Killed);
+    alone.tale.wait_secs(20);
+    alone.start(1, 0);
+    holds!(served(alone, 2));
+    let mut cut = start.clone();
+    let fault = cut.cut(&[1], &[2]);
+    cut.tale.wait_secs(20);
+    cut.heal(fault);
+    holds!(served(cut, 2));
+    // That the dead one cannot be reached is no excuse.
+    start.cut(&[0], &[1, 2]);
+    breaks!(served(start, 20), Breach::Liveness(liveness::Breach::NoLeader { .. }));
+}
+
+#[test]
+fn while_a_minority_is_away_everything_goes_on() {
+    let fails_late = |strike: &dyn Fn(&mut SetTale)| {
+        let mut tale = SetTale::of(3);
+        strike(&mut tale);
+        tale.tale.wait_secs(30);
+        let op = tale.tale.begin(1);
+        tale.tale.refused(op);
+        tale.at_rest(0, 1)
+    };
+    let calm = |tale: Tale| breaks!(tale, Breach::Liveness(liveness::Breach::FailedInCalm { .. }));
+    calm(fails_late(&|tale| _ = tale.cut(&[1], &[0, 2])));
+    calm(fails_late(&|tale| {
+        let slow = tale.replicas[2];
+        tale.tale.fault_at(slow, FaultKind::Pause);
+    }));
+    holds!(fails_late(&|tale| {
+        tale.cut(&[1], &[0, 2]);
+        tale.cut(&[0], &[2]);
+    }));
+    holds!(fails_late(&|tale| {
+        let (client, replica) = (tale.tale.lane("producer-1"), tale.replicas[0]);
+        tale.tale.fault_between(&[replica, client], &[tale.replicas[1]], FaultKind::Partition);
+    }));
 }

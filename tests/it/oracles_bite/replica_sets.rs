@@ -191,32 +191,32 @@ fn what_no_crash_can_have_taken_is_owed() {
 #[test]
 fn offsets_go_on_where_the_last_leader_was() {
     let mut start = SetTale::of(3);
-    let group = start.tale.group("billing");
     let member = start.tale.consumer("billing", "c1");
     start.send(1, 0, &[0, 1]);
     start.tale.consume(member, 1, 0);
     start.synced(0, 2);
     start.synced(2, 2);
     start.commits(0, 2);
-    start.has_offset(0, group, 1, 1);
+    start.tale.committed("billing", 1, 1);
     start.stop(0, Stop::Killed);
-    start.leads(2, 2, 2);
+    start.is_elected(2, 2);
+    let goes_on = |mut tale: SetTale, offset: u64| {
+        tale.tale.assign(member, &[]);
+        tale.tale.own(member, offset, OffsetSource::Committed);
+        tale.start(0, 2);
+        tale.at_rest(2, 3)
+    };
     let mut good = start.clone();
-    good.tale.assign(member, &[]);
-    good.tale.own(member, 1, OffsetSource::Committed);
-    good.synced(1, 3);
-    good.synced(2, 3);
-    good.commits(2, 3);
-    good.has_offset(2, group, 1, 1);
-    good.start(0, 2);
-    good.has_offset(0, group, 1, 1);
-    good.has_offset(1, group, 1, 1);
-    holds!(good.at_rest(2, 3));
-
-    // The new leader serves before it has applied its log (R5, O2).
-    start.tale.assign(member, &[]);
-    start.tale.own(member, 0, OffsetSource::First);
-    start.start(0, 2);
-    (0..3).for_each(|at| start.has_offset(at, group, 1, 1));
-    breaks!(start.at_rest(2, 3), Breach::Offsets(offsets::Breach::ReadBehind { committed: 1, .. }));
+    good.tale.committed("billing", 1, 1);
+    good.serves(2);
+    holds!(goes_on(good.clone(), 1));
+    // The new leader answers before it has applied its log (R5).
+    breaks!(goes_on(good, 0), Breach::Offsets(offsets::Breach::ReadBehind { committed: 1, .. }));
+    // It has only what a follower once fetched (O1, O2).
+    let mut bad = start.clone();
+    bad.serves(2);
+    breaks!(goes_on(bad, 1), Breach::Offsets(offsets::Breach::Forgotten { offset: 1, .. }));
+    start.tale.committed("billing", 0, 1);
+    start.serves(2);
+    breaks!(goes_on(start, 1), Breach::Offsets(offsets::Breach::Backwards { from: 1, to: 0, .. }));
 }

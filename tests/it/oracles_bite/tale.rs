@@ -102,6 +102,11 @@ impl Tale {
         self.now += millis * 1_000;
     }
 
+    /// Of queue 0, if every send so far was stored there.
+    pub fn next_offset(&self) -> u64 {
+        self.ops as u64
+    }
+
     pub fn lane(&mut self, name: &str) -> LaneId {
         self.history.names.lane(name)
     }
@@ -387,10 +392,14 @@ impl Tale {
     }
 
     pub fn fault_at(&mut self, lane: LaneId, kind: FaultKind) -> FaultId {
+        self.fault_between(&[lane], &[], kind)
+    }
+
+    pub fn fault_between(&mut self, a: &[LaneId], b: &[LaneId], kind: FaultKind) -> FaultId {
         let fault = FaultId::at(self.faults);
         self.faults += 1;
-        let (lanes, text) = (vec![lane], kind.name().to_owned());
-        self.push(lane, EventKind::Fault(Box::new(Fault { fault, kind, lanes, text })));
+        let (lanes, side, text) = ([a, b].concat(), a.len() as u32, kind.name().to_owned());
+        self.push(a[0], EventKind::Fault(Box::new(Fault { fault, kind, lanes, side, text })));
         fault
     }
 

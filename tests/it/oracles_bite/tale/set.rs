@@ -1,7 +1,7 @@
 //! Tales of a replica set. Its log holds one entry for each slot of queue 0, so
 //! that entry 1 is slot 0.
 
-use stormglass_sim::history::{EventKind, GroupId, LaneId, Role, Stop};
+use stormglass_sim::history::{EventKind, FaultId, FaultKind, LaneId, Role, Stop};
 
 use super::{Tale, position};
 
@@ -11,6 +11,7 @@ pub struct SetTale {
     pub tale: Tale,
     pub replicas: Vec<LaneId>,
     lives: Vec<u32>,
+    reigns: u32,
 }
 
 impl SetTale {
@@ -29,14 +30,13 @@ impl SetTale {
         let replicas: Vec<LaneId> = names.map(|name| tale.lane(&name)).collect();
         tale.push(tale.broker, EventKind::Formed { replicas: replicas.clone().into() });
         let lives = vec![0; replicas.len()];
-        let mut set = SetTale { tale, replicas, lives };
+        let mut set = SetTale { tale, replicas, lives, reigns: 0 };
         for at in 0..set.replicas.len() {
             set.start(at, 0);
             set.synced(at, 0);
         }
         set.leads(0, 1, 0);
-        let topic = set.tale.topic;
-        set.says(0, EventKind::TopicSized { topic, queues: 2 });
+        set.tale.push(set.tale.broker, EventKind::TopicSized { topic: set.tale.topic, queues: 2 });
         set
     }
 
@@ -56,11 +56,37 @@ impl SetTale {
         self.says(at, EventKind::NodeStopped { why });
     }
 
-    /// It leads from here on, with a log up to this slot.
+    /// It leads from here on and serves, with a log up to this slot.
     pub fn leads(&mut self, at: usize, term: u64, first_lost: u64) {
+        self.is_elected(at, term);
+        self.serves(first_lost);
+    }
+
+    /// Nobody serves any more.
+    pub fn is_leaderless(&mut self) {
+        self.tale.stop_broker(Stop::GaveUp);
+    }
+
+    pub fn is_elected(&mut self, at: usize, term: u64) {
         self.says(at, EventKind::Role { term, role: Role::Leader });
+        self.reigns += 1;
+        self.tale.push(self.tale.broker, EventKind::NodeStarted { life: self.reigns });
+    }
+
+    /// The new leader has applied its log.
+    pub fn serves(&mut self, first_lost: u64) {
         let log_end = position(0, first_lost);
         self.tale.push(self.tale.broker, EventKind::Recovered { log_end });
+    }
+
+    /// A partition between these replicas.
+    pub fn cut(&mut self, a: &[usize], b: &[usize]) -> FaultId {
+        let lanes = |all: &[usize]| all.iter().map(|at| self.replicas[*at]).collect::<Vec<_>>();
+        self.tale.fault_between(&lanes(a), &lanes(b), FaultKind::Partition)
+    }
+
+    pub fn heal(&mut self, fault: FaultId) {
+        self.tale.push(self.tale.broker, EventKind::FaultHealed { fault });
     }
 
     pub fn follows(&mut self, at: usize, term: u64) {
@@ -78,11 +104,6 @@ impl SetTale {
 
     pub fn commits_as(&mut self, at: usize, index: u64, digest: u64) {
         self.says(at, EventKind::Committed { index, end: position(0, index), digest });
-    }
-
-    pub fn has_offset(&mut self, at: usize, group: GroupId, offset: u64, end: u64) {
-        let shard = self.tale.shard(0);
-        self.says(at, EventKind::GroupOffset { group, shard, offset, end });
     }
 
     pub fn expired(&mut self, at: usize, to: u64) {
