@@ -48,6 +48,8 @@ pub enum Timer {
     /// A lost link to a broker is to be replaced.
     Relink(SocketAddr),
     Route(Name),
+    /// Whether somebody leads this set by now.
+    Search(Name),
     Send(Ticket),
     Ask(Ticket),
     Rebalance(ConsumerId),
@@ -89,6 +91,10 @@ pub enum Purpose {
     Heartbeat,
     Route {
         topic: Name,
+    },
+    /// Whether it leads this set.
+    Search {
+        set: Name,
     },
     Send(Ticket),
     Ask(Ticket, AskStep),

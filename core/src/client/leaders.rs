@@ -1,21 +1,41 @@
 //! Who leads a replica set, where we know more than the name servers do: a
 //! replica that does not lead says who does, and one that is silent is passed
-//! over for the next. So a fail-over takes no longer than the election, whatever
-//! the name servers have noticed of it (N1).
+//! over for the next. While nobody leads, one small request after the other
+//! finds out when somebody does, rather than everything that waits for it (P1).
+//! So a fail-over takes little longer than the election, whatever the name
+//! servers have noticed of it (N1).
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use super::{
-    context::Context,
+    context::{Context, Purpose, Reply, Timer},
     routes::{Route, Routes},
 };
 use crate::{
     ids::Name,
-    wire::{Frame, code, header::NotLeader},
+    wire::{
+        Frame, code,
+        header::{NotLeader, QueueHeader},
+        request,
+    },
 };
 
+/// Between two questions whether somebody leads by now.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// And after so many of them.
+const ELECTION: u32 = 50;
+const ASK_RARELY: Duration = Duration::from_secs(1);
+/// A replica that takes longer is passed over.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
 #[derive(Default)]
-pub struct Leaders(BTreeMap<Name, Belief>);
+pub struct Leaders {
+    beliefs: BTreeMap<Name, Belief>,
+    /// Sets that have no leader as far as we know, and how often we asked.
+    searches: BTreeMap<Name, u32>,
+}
 
 /// A leader that name servers do not name.
 #[derive(Clone, Copy)]
@@ -31,13 +51,13 @@ impl Leaders {
     /// Puts what we believe into a route that name servers gave us.
     pub fn correct(&mut self, route: &mut Route) {
         for (name, master) in &mut route.masters {
-            let Some(belief) = self.0.get(name) else { continue };
+            let Some(belief) = self.beliefs.get(name) else { continue };
             let replicas = &route.replicas[name];
             let is_still_there = replicas.values().any(|replica| *replica == belief.addr);
             if belief.instead_of == replicas.get(&0).copied() && is_still_there {
                 *master = belief.addr;
             } else {
-                self.0.remove(name);
+                self.beliefs.remove(name);
             }
         }
     }
@@ -54,6 +74,19 @@ impl Routes {
         let mut sets = self.routes().flat_map(|route| route.masters.iter().zip(&route.replicas));
         let ((name, _), (_, replicas)) = sets.find(|((_, master), _)| **master == addr)?;
         Some((name.clone(), replicas.clone()))
+    }
+
+    /// Who leads this set, as far as we know, and a topic that it has.
+    fn place_of(&self, set: &Name) -> Option<(SocketAddr, Name)> {
+        let topic = self.topics_of(set).next()?;
+        let addr = self.get(topic)?.master(set)?;
+        Some((addr, topic.clone()))
+    }
+
+    fn topics_of(&self, set: &Name) -> impl Iterator<Item = &Name> {
+        let has_it =
+            |name: &&Name| self.get(name).is_some_and(|route| route.masters.contains_key(set));
+        self.topics.keys().filter(has_it)
     }
 
     fn set_leader(&mut self, set: &Name, addr: SocketAddr) -> Vec<Name> {
@@ -76,20 +109,60 @@ impl Context {
     /// replica is a guess.
     pub fn on_not_leader(&mut self, addr: SocketAddr, told: Option<NotLeader>) -> Vec<Name> {
         let Some((set, replicas)) = self.routes.led_by(addr) else { return Vec::new() };
+        if replicas.len() < 2 {
+            return Vec::new();
+        }
         let named = replicas.get(&0).copied();
-        let newest = self.routes.leaders.0.get(&set).map_or(0, |belief| belief.term);
+        let newest = self.routes.leaders.beliefs.get(&set).map_or(0, |belief| belief.term);
         let told = told.and_then(|told| Some((told.leader? as i64, told.term)));
         let (next, term) = match told.filter(|(_, term)| *term >= newest) {
             // Name servers call it 0 if they know that it leads.
             Some((id, term)) => (replicas.get(&id).copied().or(named), term),
             None => (after(&replicas, addr), newest),
         };
+        self.search(&set);
         let Some(next) = next.filter(|next| *next != addr) else { return Vec::new() };
         let belief = Belief { addr: next, instead_of: named, term };
-        self.routes.leaders.0.insert(set.clone(), belief);
+        self.routes.leaders.beliefs.insert(set.clone(), belief);
         let changed = self.routes.set_leader(&set, next);
         // Two replicas that name each other are not to keep us busy.
         if term > newest { changed } else { Vec::new() }
+    }
+
+    fn search(&mut self, set: &Name) {
+        if !self.routes.leaders.searches.contains_key(set) {
+            self.routes.leaders.searches.insert(set.clone(), 0);
+            self.timers.set(self.now.mono + ASK_EVERY, Timer::Search(set.clone()));
+        }
+    }
+
+    /// Asks whom we believe to lead the set something that only a leader answers.
+    pub fn on_search_timer(&mut self, set: Name) {
+        let found = self.routes.place_of(&set);
+        let Some(asked) = self.routes.leaders.searches.get_mut(&set) else { return };
+        *asked += 1;
+        let Some((addr, topic)) = found else {
+            self.routes.leaders.searches.remove(&set);
+            return;
+        };
+        let (code, fields) = (request::GET_MAX_OFFSET, QueueHeader { topic: &topic, queue: 0 });
+        let purpose = Purpose::Search { set };
+        self.call(addr, code, fields.fields(), Bytes::new(), ANSWER_WITHIN, purpose);
+    }
+
+    /// Returns the topics that have a leader again.
+    pub fn on_searched(&mut self, set: Name, reply: Reply) -> Vec<Name> {
+        let Some(asked) = self.routes.leaders.searches.get(&set).copied() else {
+            return Vec::new();
+        };
+        if reply.is_ok_and(|frame| not_leader(&frame).is_none()) {
+            self.routes.leaders.searches.remove(&set);
+            return self.routes.topics_of(&set).cloned().collect();
+        }
+        let pause = if asked < ELECTION { ASK_EVERY } else { ASK_RARELY };
+        let at = self.now.mono + self.backoff(pause, 0, pause);
+        self.timers.set(at, Timer::Search(set));
+        Vec::new()
     }
 }
 

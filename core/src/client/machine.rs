@@ -107,8 +107,7 @@ impl ClientCore {
                 if let Some(purpose) = purpose {
                     self.on_reply(purpose, Ok(frame));
                 }
-                let news = led_anew.into_iter().flatten();
-                self.on_news(news.map(|topic| (topic, News::Found)).collect());
+                self.on_leaders(led_anew.unwrap_or_default());
             }
             Input::Frame { addr, frame } => {
                 self.cx.heard_from(addr);
@@ -259,12 +258,21 @@ impl ClientCore {
                 let news = cx.on_route_reply(&topic, reply);
                 self.on_news(news);
             }
+            Purpose::Search { set } => {
+                let led = cx.on_searched(set, reply);
+                self.on_leaders(led);
+            }
             Purpose::Farewell => {
                 if let Some(Closing { farewells: Some(owed), .. }) = &mut self.closing {
                     *owed -= 1;
                 }
             }
         }
+    }
+
+    /// These topics have another leader, or one again.
+    fn on_leaders(&mut self, topics: Vec<Name>) {
+        self.on_news(topics.into_iter().map(|topic| (topic, News::Found)).collect());
     }
 
     fn on_news(&mut self, news: Vec<(Name, News)>) {
@@ -337,6 +345,7 @@ impl ClientCore {
                 }
             }
             Timer::Route(topic) => cx.on_route_timer(&topic),
+            Timer::Search(set) => cx.on_search_timer(set),
             Timer::Send(ticket) => self.producer.on_timer(cx, ticket),
             Timer::Ask(ticket) => self.asks.on_timer(cx, ticket),
             Timer::Rebalance(id) => {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(3);
 /// A broker that answers an empty pull at once does not hold pulls now.
 const UNHELD_PULL: Duration = Duration::from_millis(100);
 

@@ -15,8 +15,7 @@ use crate::{
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-/// An election takes a second or two: whoever waits for it is not to be late.
-const LAST_RETRY: Duration = Duration::from_millis(400);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 
 impl Send {
     /// Whether a broker other than the last one may take it.

@@ -83,6 +83,26 @@ fn a_send_waits_for_the_election_and_keeps_its_shard() {
     }
 }
 
+/// P1: what waits for an election does not ask for its end all the time, and is
+/// there when it comes.
+#[test]
+fn one_small_request_asks_for_all_that_wait() {
+    let mut rig = rig();
+    send(&mut rig, Some("a"));
+    rig.tables.without_leader(2);
+    rig.requests.clear();
+    let tickets: Vec<_> = (0..50).map(|_| send(&mut rig, Some("a"))).collect();
+    rig.run_for(Duration::from_millis(2000));
+    assert!(asked(&rig, request::SEND_MESSAGE_V2).len() < 50 * 7);
+    assert!(asked(&rig, request::GET_MAX_OFFSET).len() < 21);
+    rig.tables.led_by(2, 3);
+    rig.run_for(Duration::from_millis(400));
+    tickets.into_iter().for_each(|ticket| assert!(ok(&rig, ticket).1 > 0));
+    rig.requests.clear();
+    rig.run_for(Duration::from_secs(5));
+    assert!(asked(&rig, request::GET_MAX_OFFSET).is_empty(), "found is found");
+}
+
 #[test]
 fn a_silent_leader_leaves_time_for_its_successor() {
     let mut rig = rig();
