@@ -154,10 +154,15 @@ impl Registry {
 
     fn keep(&mut self, now: Time, stays: impl Fn(&Replica) -> bool) {
         for set in self.sets.values_mut() {
-            for (_, gone) in set.replicas.extract_if(.., |_, replica| !stays(replica)) {
-                set.missed.extend(gone.topics.into_keys());
-                set.missed_since = now;
-            }
+            let Set { replicas, missed, missed_since, .. } = set;
+            replicas.retain(|_, replica| {
+                let stays = stays(replica);
+                if !stays {
+                    missed.extend(std::mem::take(&mut replica.topics).into_keys());
+                    *missed_since = now;
+                }
+                stays
+            });
         }
     }
 

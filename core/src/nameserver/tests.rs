@@ -28,11 +28,11 @@ fn route_of(topic: &str) -> Frame {
     Frame::request(request::GET_ROUTEINFO_BY_TOPIC, 1, fields, Bytes::new())
 }
 
-/// Where the name server says that `orders` is: by set, the replicas by id.
-fn route(
-    names: &mut NameServer,
-    seconds: u64,
-) -> Result<Vec<(String, BTreeMap<i64, String>)>, i32> {
+/// Sets, and the replicas of each by id.
+type Sets = Vec<(String, BTreeMap<i64, String>)>;
+
+/// Where the name server says that `orders` is.
+fn route(names: &mut NameServer, seconds: u64) -> Result<Sets, i32> {
     let answer = ask(names, seconds, 99, route_of("orders"));
     if answer.code != code::SUCCESS {
         return Err(answer.code);
@@ -268,7 +268,7 @@ impl Model {
         }
     }
 
-    fn route(&self) -> Vec<(String, BTreeMap<i64, String>)> {
+    fn route(&self) -> Sets {
         let of = |set| self.known.iter().filter(move |known| known.set == set);
         let with_topic = (0..2).filter(|set| of(*set).any(|known| known.has_topic));
         let data = |set| {
