@@ -20,7 +20,7 @@ use crate::{
     time::Time,
     wire::{Fields, body::OrderList, code, request},
 };
-use requests::{Whom, brokers_of, order_list, read_answer, refusal, request_of, whom};
+use requests::{Whom, brokers_of, read_answer, refusal, request_of, whom};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -173,7 +173,10 @@ impl Asks {
         pending.is_outdated = false;
         match &mut pending.untold {
             None => {
-                pending.order_list = order_list(&pending.ask, brokers.keys(), cx.now.wall);
+                if let Ask::CreateTopic { queues, order: true, .. } = &pending.ask {
+                    let names = brokers.keys().map(|name| &**name);
+                    pending.order_list = Some(OrderList::over(names, *queues, cx.now.wall));
+                }
                 pending.untold = Some(brokers);
             }
             Some(untold) => {

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use clap::Args;
 use stormglass_core::wire::{
     Encoding, Fields, Frame,
     body::{
-        ClusterInfo, ConsumerConnections, ConsumerIds, ResetOffsets, SubscriptionGroup, TopicList,
-        TopicRoute, perm,
+        ClusterInfo, ConsumerConnections, ConsumerIds, OrderList, ResetOffsets, SubscriptionGroup,
+        TopicList, TopicRoute, perm,
     },
     code,
     header::{
@@ -106,18 +106,33 @@ impl Admin {
     }
 
     /// Creates the topic on every broker, or changes its number of queues, and
-    /// waits until the name server knows it.
-    pub async fn create_topic(&mut self, topic: &str, queues: u32) -> io::Result<()> {
+    /// waits until the name server knows it. If it is ordered, the list of queues
+    /// over which keys are spread is fixed until this is done again (R2).
+    pub async fn create_topic(
+        &mut self,
+        topic: &str,
+        queues: u32,
+        ordered: bool,
+    ) -> io::Result<()> {
+        let cluster = self.cluster().await?;
+        let mut brokers = cluster.brokers.iter();
+        if let Some((name, _)) = brokers.find(|(_, broker)| !broker.addrs.contains_key(&0)) {
+            return Err(io::Error::other(format!("nobody leads {name}: nothing was created")));
+        }
         let masters = self.brokers().await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let names = masters.keys().map(String::as_str);
+        let order = OrderList::over(names, queues, now.as_millis() as i64);
+        let order = Some(order).filter(|_| ordered);
         let header = CreateTopicHeader {
             topic,
             read_queues: queues,
             write_queues: queues,
             perm: perm::READ | perm::WRITE,
             topic_sys_flag: Some(0),
-            order: Some(false),
-            order_queues: None,
-            order_version: None,
+            order: Some(order.is_some()),
+            order_queues: order.as_ref().map(|list| list.queues.as_str()),
+            order_version: order.as_ref().map(|list| list.version),
         };
         let mut fields = Fields::builder();
         for (key, value) in header.fields().iter() {

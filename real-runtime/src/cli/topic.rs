@@ -26,6 +26,10 @@ pub struct Create {
     topic: String,
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
     queues: u32,
+    /// Keys stay on their queues whatever brokers come and go: the list of
+    /// queues is fixed until the topic is created again.
+    #[arg(long)]
+    ordered: bool,
     #[command(flatten)]
     server: Server,
 }
@@ -62,7 +66,8 @@ impl Topic {
 
 impl Create {
     async fn run(self) -> io::Result<()> {
-        Admin::connect(&self.server).await?.create_topic(&self.topic, self.queues).await
+        let mut admin = Admin::connect(&self.server).await?;
+        admin.create_topic(&self.topic, self.queues, self.ordered).await
     }
 }
 

@@ -64,17 +64,6 @@ pub fn whom(ask: &Ask) -> Whom<'_> {
     }
 }
 
-/// The queues over which an ordered topic's keys are spread from now on.
-pub fn order_list<'a>(
-    ask: &Ask,
-    brokers: impl Iterator<Item = &'a Name>,
-    version: i64,
-) -> Option<OrderList> {
-    let Ask::CreateTopic { queues, order: true, .. } = ask else { return None };
-    let parts: Vec<String> = brokers.map(|broker| format!("{broker}:{queues}")).collect();
-    Some(OrderList { version, queues: parts.join(";") })
-}
-
 pub fn request_of(cx: &Context, ask: &Ask, order: Option<&OrderList>) -> (i32, Fields, Bytes) {
     let (code, fields) = match ask {
         Ask::Route { topic } | Ask::Queues { topic } => {

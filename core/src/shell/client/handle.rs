@@ -161,6 +161,19 @@ impl Client {
         self.ask(Ask::CreateTopic { cluster, topic, queues, order: false }).await.map(drop)
     }
 
+    /// The same, and fixes the list of queues over which keys are spread: neither
+    /// a broker that is away nor one that joins later moves a key to another
+    /// queue. Calling it again fixes the list anew.
+    pub async fn create_ordered_topic(
+        &self,
+        cluster: &str,
+        topic: &str,
+        queues: u32,
+    ) -> Result<(), ClientError> {
+        let (cluster, topic) = (cluster.to_owned(), topic.to_owned());
+        self.ask(Ask::CreateTopic { cluster, topic, queues, order: true }).await.map(drop)
+    }
+
     pub async fn route(&self, topic: &str) -> Result<TopicRoute, ClientError> {
         match self.ask(Ask::Route { topic: topic.to_owned() }).await? {
             Answer::Route(route) => Ok(route),

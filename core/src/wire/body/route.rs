@@ -101,6 +101,14 @@ pub struct OrderList {
     pub queues: String,
 }
 
+impl OrderList {
+    /// So many queues on each of these brokers, fixed at this wall time.
+    pub fn over<'a>(brokers: impl Iterator<Item = &'a str>, queues: u32, wall: i64) -> OrderList {
+        let parts: Vec<String> = brokers.map(|broker| format!("{broker}:{queues}")).collect();
+        OrderList { version: wall, queues: parts.join(";") }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireRoute {

@@ -10,7 +10,7 @@ use super::Common;
 pub async fn find(common: &Common) -> io::Result<Vec<Queue>> {
     let mut admin = Admin::connect(&common.server).await?;
     if admin.route(&common.topic).await?.is_none() {
-        admin.create_topic(&common.topic, common.queues).await?;
+        admin.create_topic(&common.topic, common.queues, false).await?;
     }
     let queues = admin.queues(&common.topic).await?;
     if queues.is_empty() {
