@@ -2,7 +2,9 @@
 
 use super::{Broker, Counters, Phase, halves::Totals, locks::Owner, subscriptions::Disagreement};
 use crate::{
-    ids::{Name, Position, Shard},
+    ids::{LogIndex, Name, Position, Shard, Term},
+    log::CommitLog,
+    replication::{Replica, Role},
     runtime::Disk,
 };
 
@@ -42,6 +44,20 @@ impl<'a, D: Disk> View<'a, D> {
 
     pub fn committed(&self) -> Position {
         self.0.replica.committed()
+    }
+
+    /// What it is to its replica set, in which term, and the last entry that it
+    /// knows to be committed; none if it is alone.
+    pub fn membership(&self) -> Option<(Role, Term, LogIndex)> {
+        match &self.0.replica {
+            Replica::Alone(_) => None,
+            Replica::Member(this) => Some((this.role(), this.term(), this.committed_index())),
+        }
+    }
+
+    /// The log that everything else is folded from.
+    pub fn log(&self) -> &'a CommitLog {
+        self.0.replica.log()
     }
 
     pub fn applied(&self) -> Position {
