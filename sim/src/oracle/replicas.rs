@@ -101,6 +101,13 @@ impl Facts {
         all.unwrap_or((from as i64, to as i64))
     }
 
+    /// The most time that has passed since then by a clock of the broker's that
+    /// nobody sets.
+    pub fn passed(&self, broker: LaneId, since: u64) -> i64 {
+        let replicas = self.replicas(broker);
+        replicas.map(|(_, node)| node.clock.passed(since, self.now)).max().unwrap_or(0)
+    }
+
     /// When, by the world's time, the broker's clock shows this at the latest.
     pub fn when_shown(&self, broker: LaneId, shown: i64) -> u64 {
         let times = self.replicas(broker).map(|(_, node)| node.clock.when(shown, self.now));

@@ -45,6 +45,17 @@ impl WallClock {
         range
     }
 
+    /// How much time has passed by a clock of the same speed that nobody sets.
+    pub fn passed(&self, from: u64, to: u64) -> i64 {
+        let drift = |setting: &Setting, from: u64, to: u64| {
+            to.saturating_sub(from) as i64 * setting.drift_ppm / 1_000_000
+        };
+        let ends = self.settings.iter().skip(1).map(|next| next.at).chain([u64::MAX]);
+        let spans = self.settings.iter().zip(ends);
+        let gained = spans.map(|(s, end)| drift(s, s.at.max(from), end.min(to))).sum::<i64>();
+        to.saturating_sub(from) as i64 + gained
+    }
+
     /// When, by the world's time, it shows this, if it goes on as at `now`.
     pub fn when(&self, shown: i64, now: u64) -> u64 {
         (now as i64 + (shown - self.shows(now))).max(0) as u64
