@@ -26,6 +26,13 @@ pub struct FaultSpec {
 pub enum FaultKind {
     Kill(Stop),
     PowerLoss(Stop),
+    /// A server is asked to stop and does so in order; a leader hands over first.
+    Stop(Stop),
+    /// A replica's machine loses power, and with it the end of its log, as if
+    /// its disk had lied about the last syncs.
+    TailLoss(TailLoss),
+    /// A replica's disk is replaced by an empty one.
+    DiskLoss(Stop),
     /// Starts a node that an earlier fault without `restart_after` stopped.
     Restart(OneNode),
     Pause(Lasting),
@@ -47,13 +54,44 @@ pub enum FaultKind {
     ConsumerSlow(ConsumerSlow),
 }
 
-/// `node` everywhere: a node's id, `leader`, `broker`, or `any-` and a set:
-/// `any-consumer`, `any-producer`, `any-client`, `any-consumer-billing`.
+impl FaultKind {
+    /// The node that it stops, if nothing of it starts that again.
+    pub(crate) fn stops_for_good(&self) -> Option<&String> {
+        match self {
+            FaultKind::Kill(stop)
+            | FaultKind::PowerLoss(stop)
+            | FaultKind::Stop(stop)
+            | FaultKind::DiskLoss(stop) => stop.restart_after.is_none().then_some(&stop.node),
+            FaultKind::TailLoss(loss) => loss.restart_after.is_none().then_some(&loss.node),
+            _ => None,
+        }
+    }
+}
+
+/// `node` everywhere: a node's id; `broker`, or `any-` and a set:
+/// `any-consumer`, `any-producer`, `any-client`, `any-consumer-billing`; a whole
+/// set, of which all are struck at once; or what replicas are to their set when
+/// it strikes: `leader`, `any-follower`, `followers`, `majority`, `minority`,
+/// with `-2` those of the second set.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     pub node: String,
     pub restart_after: Option<DurationRange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TailLoss {
+    pub node: String,
+    /// What became durable in so long before.
+    #[serde(default = "a_second", deserialize_with = "duration")]
+    pub last: Duration,
+    pub restart_after: Option<DurationRange>,
+}
+
+fn a_second() -> Duration {
+    Duration::from_secs(1)
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -7,6 +7,7 @@ mod fault;
 mod names;
 mod node;
 mod operation;
+mod role_word;
 mod scenario;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,9 @@ use toml::{
 pub use error::ScenarioError;
 pub use fault::*;
 pub use names::{FAULTS, MARKS, RECOVERABLE};
-pub use node::{Node, Role, tags_of};
+pub use node::{Node, ReplicaSet, Role, tags_of};
 pub use operation::*;
+pub use role_word::{Part, RoleWord};
 pub use scenario::*;
 pub use value::{DurationRange, SizeRange};
 pub use workload::*;

@@ -3,9 +3,12 @@
 use crate::fault::FaultKind;
 
 /// Faults, as `kind`, `[chaos]`, `[expect]` and records write them.
-pub const FAULTS: [&str; 20] = [
+pub const FAULTS: [&str; 23] = [
     "kill",
     "power-loss",
+    "stop",
+    "tail-loss",
+    "disk-loss",
     "restart",
     "pause",
     "partition",
@@ -26,14 +29,19 @@ pub const FAULTS: [&str; 20] = [
     "consumer-slow",
 ];
 
+/// What brokers are to their replica set; of the second set: `leader-2`, ...
+pub(crate) const ROLE_WORDS: [&str; 5] =
+    ["leader", "any-follower", "followers", "majority", "minority"];
+
 /// Kinds of workloads and of operations.
 pub(crate) const WORKLOADS: [&str; 5] = ["produce", "transact", "consume", "pull", "pop"];
 pub(crate) const OPERATIONS: [&str; 3] = ["grow-topic", "reset-offset", "resume-parked"];
 
 /// Faults that a run survives whenever they strike; `[chaos]` draws from them.
-pub const RECOVERABLE: [&str; 13] = [
+pub const RECOVERABLE: [&str; 14] = [
     "kill",
     "power-loss",
+    "stop",
     "pause",
     "partition",
     "latency",
@@ -48,9 +56,9 @@ pub const RECOVERABLE: [&str; 13] = [
 ];
 
 /// What is counted besides faults: what clients saw, by what they did (the
-/// first rows), and what happened inside machines (the last two).
+/// first rows), and what happened inside machines (the last four).
 #[rustfmt::skip]
-pub const MARKS: [&str; 52] = [
+pub const MARKS: [&str; 59] = [
     "send-ok", "send-refused", "send-unknown", "idempotent-retry", "delayed", "recall",
     "half", "commit", "rollback", "end-unknown", "end-lost", "end-twice", "end-contrary",
     "end-conflict", "check-back", "check-elsewhere",
@@ -60,6 +68,8 @@ pub const MARKS: [&str; 52] = [
     "parked", "resumed", "lock-hand-over", "group-loss", "subscription-conflict", "expiry",
     "broker-start", "recovery", "refused-start", "store-stopped", "sync-failed", "no-room",
     "torn-page", "tail-cut", "segment-roll", "segment-recycle", "licensed-loss",
+    "election", "leader-change", "distrusted", "repaired", "snapshot-installed",
+    "members-changed", "leadership-transferred",
 ];
 
 /// The families of failure stories and their last numbers.
@@ -72,6 +82,9 @@ impl FaultKind {
         match self {
             FaultKind::Kill(_) => "kill",
             FaultKind::PowerLoss(_) => "power-loss",
+            FaultKind::Stop(_) => "stop",
+            FaultKind::TailLoss(_) => "tail-loss",
+            FaultKind::DiskLoss(_) => "disk-loss",
             FaultKind::Restart(_) => "restart",
             FaultKind::Pause(_) => "pause",
             FaultKind::Partition(_) => "partition",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    role_word::RoleWord,
     scenario::Scenario,
     workload::{Workload, WorkloadKind},
 };
@@ -15,6 +16,15 @@ pub struct Node {
     pub role: Role,
     /// When it first starts.
     pub start_at: Duration,
+}
+
+/// Brokers that are replicas of each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSet {
+    /// What clients know its queues by: `set-1`, or the only broker's id.
+    pub name: String,
+    /// Their ids.
+    pub brokers: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +56,40 @@ impl Scenario {
         names.chain(brokers).chain(members).collect()
     }
 
-    /// The ids that a word in a fault stands for: a node's own id, a set
-    /// (`brokers`, `names`, `producers`, `consumers`, `clients`, or a
-    /// workload's nodes: `consumer-billing`), a role (`broker`, `leader`), or
-    /// `any-` and a set, of which one is meant.
+    /// The brokers as sets, in the order of their numbers; each on its own if
+    /// they are not replicated.
+    pub fn sets(&self) -> Vec<ReplicaSet> {
+        let replicas = self.cluster.replicas;
+        let set = |set: u32| {
+            let first = set * replicas;
+            let brokers = (first + 1..=first + replicas).map(|n| format!("broker-{n}"));
+            let brokers: Vec<String> = brokers.collect();
+            let name = match &*brokers {
+                [only] => only.clone(),
+                _ => format!("set-{}", set + 1),
+            };
+            ReplicaSet { name, brokers }
+        };
+        (0..self.cluster.brokers / replicas).map(set).collect()
+    }
+
+    /// The ids that a word in a fault may stand for: a node's own id, a set
+    /// (`brokers`, `names`, `producers`, `consumers`, `clients`, a replica set:
+    /// `set-1`, or a workload's nodes: `consumer-billing`), what a broker is to
+    /// its replica set ([`RoleWord`]), or `any-` and a set, of which one is meant.
     pub fn nodes_named(&self, word: &str) -> Vec<String> {
         let set = word.strip_prefix("any-").unwrap_or(word);
+        if let Some(role) = RoleWord::parse(word) {
+            let set = self
+                .sets()
+                .into_iter()
+                .nth(role.set)
+                .filter(|set| role.count(set.brokers.len()) > 0);
+            return set.map_or_else(Vec::new, |set| set.brokers);
+        }
         let means = |node: &Node| match node.role {
             Role::NameServer => ["names", "name"].contains(&set),
-            Role::Broker => ["brokers", "broker", "leader"].contains(&set),
+            Role::Broker => ["brokers", "broker"].contains(&set),
             Role::Member { workload, .. } => {
                 let workload = &self.workloads[workload];
                 let role = workload.role();

@@ -65,6 +65,13 @@ pub struct Scenario {
 #[serde(deny_unknown_fields, default)]
 pub struct Cluster {
     pub brokers: u32,
+    /// Brokers that keep the same log: 1, 3 or 5. The first so many are one
+    /// set, the next ones another.
+    pub replicas: u32,
+    /// The shortest silence of a leader after which its set elects another one;
+    /// the longest is twice that.
+    #[serde(deserialize_with = "duration")]
+    pub election_timeout: Duration,
     pub name_servers: u32,
     pub flush: Flush,
     /// With `flush = "async"`: the longest time an acknowledged message waits
@@ -95,6 +102,8 @@ impl Default for Cluster {
     fn default() -> Cluster {
         Cluster {
             brokers: 1,
+            replicas: 1,
+            election_timeout: Duration::from_millis(500),
             name_servers: 1,
             flush: Flush::Sync,
             flush_interval: Duration::from_millis(500),

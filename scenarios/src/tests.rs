@@ -61,6 +61,19 @@ fn a_good_file_means_what_it_says() {
 }
 
 #[test]
+fn brokers_form_sets_and_faults_know_them_by_their_roles() {
+    let replicated = GOOD.replace("[cluster]", "[cluster]\nbrokers = 6\nreplicas = 3");
+    let scenario = parse("cluster/good.toml", &replicated).unwrap();
+    let sets: Vec<String> = scenario.sets().into_iter().map(|set| set.name).collect();
+    assert_eq!(sets, ["set-1", "set-2"]);
+    assert_eq!(scenario.nodes_named("followers-2"), ["broker-4", "broker-5", "broker-6"]);
+    assert_eq!(scenario.nodes_named("set-1"), ["broker-1", "broker-2", "broker-3"]);
+    assert!(scenario.nodes_named("leader-3").is_empty());
+    let counts = |word| RoleWord::parse(word).unwrap().count(5);
+    assert_eq!(["leader", "minority", "majority", "followers"].map(counts), [1, 2, 3, 4]);
+}
+
+#[test]
 fn what_is_written_wrong_is_named() {
     let mistakes = [
         ("[1, 7]", "[1, 7"),
@@ -83,7 +96,7 @@ fn what_is_written_wrong_is_named() {
     delivery/good.toml:21: fault.at: `10s..5s` runs backwards, allowed: two durations in ascending order
     delivery/good.toml:11: workload.kind: unknown variant `publish`, expected one of `produce`, `transact`, `consume`, `pull`, `pop`
     delivery/good.toml:24: fault.restart_afer: unknown field `restart_afer`, expected `node` or `restart_after`, or as everywhere kind, at, every, times
-    delivery/good.toml:20: fault: missing field `kind`, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow
+    delivery/good.toml:20: fault: missing field `kind`, allowed: kill, power-loss, stop, tail-loss, disk-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow
     delivery/good.toml:18: workload.nack: 1.5 is not a probability, allowed: 0.0 to 1.0
     delivery/good.toml:17: workload.topics: unknown field `topics`, expected one of `group`, `topic`, `filter`, `invisible`, `batch`, `wait`, `work`, `extend`, `nack`, `again`, `poison`, `never_ack`, or as everywhere kind, name, members, start_at, stop_at, stagger
     delivery/good.toml:21: operation.kind: unknown variant `grow`, expected one of `grow-topic`, `reset-offset`, `resume-parked`
@@ -110,6 +123,11 @@ fn what_cannot_happen_is_refused() {
         ("'produce'", "'produce'\ndelay_levels = [1, 19]"),
         ("'produce'", "'produce'\nrecall = 0.1"),
         ("[cluster]", "[cluster]\nchecks = { every = '1ms' }"),
+        ("[cluster]", "[cluster]\nbrokers = 4\nreplicas = 3"),
+        ("[cluster]", "[cluster]\nbrokers = 2\nreplicas = 2"),
+        ("'broker'", "'any-follower'"),
+        (KILL, "kind = 'disk-loss'\nnode = 'broker'"),
+        (KILL, "kind = 'stop'\nnode = 'any-consumer'"),
         (
             "[[fault]]",
             "[[operation]]\nkind = 'grow-topic'\nat = '1s'\ntopic = 'orders'\nqueues = 4\n[[fault]]",
@@ -127,7 +145,7 @@ fn what_cannot_happen_is_refused() {
     delivery/good.toml:17: workload.topics: `order` is no topic here, allowed: orders
     delivery/good.toml:21: fault.at: 40s is after the end, allowed: before run_for (30s)
     delivery/good.toml:23: fault.node: `consumer-billing-3` is no node here, allowed: broker-1, consumer-billing-1, consumer-billing-2, names-1, producer-orders-1, any-name, any-broker, any-client
-    delivery/good.toml:23: fault.node: nothing stops `broker` before 5s..10s, allowed: a node that an earlier kill or power-loss without restart_after stopped
+    delivery/good.toml:23: fault.node: nothing stops `broker` before 5s..10s, allowed: a node that an earlier kill, stop or power-loss without restart_after stopped
     delivery/good.toml:23: fault.node: `any-consumer` is not a node that this can strike, allowed: broker-1, any-broker
     delivery/good.toml:24: fault.b: ["broker-1"] may be on both sides, allowed: each node on one side
     delivery/good.toml:19: workload.never_ack: nack 0.6, retry 0 and never_ack 0.6 share the deliveries, allowed: a sum up to 1.0
@@ -139,9 +157,14 @@ fn what_cannot_happen_is_refused() {
     delivery/good.toml:12: workload.delay_levels: found 19, allowed: 1 to 18
     delivery/good.toml:12: workload.recall: has nothing to take back, allowed: with delay or delay_levels
     delivery/good.toml:8: cluster.checks.every: found 1ms, allowed: 100ms to 3600s
+    delivery/good.toml:8: cluster.brokers: found 4, allowed: a multiple of the 3 replicas of a set
+    delivery/good.toml:9: cluster.replicas: found 2, allowed: 1, 3, 5
+    delivery/good.toml:23: fault.node: `any-follower` is no node here, allowed: broker-1, consumer-billing-1, consumer-billing-2, names-1, producer-orders-1, any-name, any-broker, any-client
+    delivery/good.toml:23: fault.node: `broker` is more of 1 replicas than may lose their disks at once, allowed: a minority
+    delivery/good.toml:23: fault.node: `any-consumer` is not a node that this can strike, allowed: broker-1, names-1, any-name, any-broker
     delivery/good.toml:24: operation.queues: found 4, allowed: 5 to 256
     delivery/good.toml:24: operation.group: `audit` is no group here, allowed: billing
-    delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, idempotent-retry, delayed, recall, half, commit, rollback, end-unknown, end-lost, end-twice, end-contrary, end-conflict, check-back, check-elsewhere, delivery, redelivery, ack, nack, retry, timed-out, send-back, send-back-failed, dead-letter, rebalance, lock, lock-lost, pop, lease-expiry, lease-change, late-ack, offset-reset, queue-growth, parked, resumed, lock-hand-over, group-loss, subscription-conflict, expiry, broker-start, recovery, refused-start, store-stopped, sync-failed, no-room, torn-page, tail-cut, segment-roll, segment-recycle, licensed-loss
+    delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, stop, tail-loss, disk-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, idempotent-retry, delayed, recall, half, commit, rollback, end-unknown, end-lost, end-twice, end-contrary, end-conflict, check-back, check-elsewhere, delivery, redelivery, ack, nack, retry, timed-out, send-back, send-back-failed, dead-letter, rebalance, lock, lock-lost, pop, lease-expiry, lease-change, late-ack, offset-reset, queue-growth, parked, resumed, lock-hand-over, group-loss, subscription-conflict, expiry, broker-start, recovery, refused-start, store-stopped, sync-failed, no-room, torn-page, tail-cut, segment-roll, segment-recycle, licensed-loss, election, leader-change, distrusted, repaired, snapshot-installed, members-changed, leadership-transferred
     delivery/good.toml:25: expect.at_least.power-loss: can never happen: no fault is of this kind, allowed: kill, restart
     "#);
 }

@@ -61,8 +61,7 @@ fn check_head(scenario: &Scenario) -> Checked {
 }
 
 fn check_cluster(cluster: &Cluster) -> Checked {
-    // Replication comes later; until then a plan for three brokers is a promise we would break.
-    within("cluster.brokers", cluster.brokers, 1..=1)?;
+    check_sets(cluster)?;
     within("cluster.name_servers", cluster.name_servers, 1..=5)?;
     within("cluster.segment_bytes", cluster.segment_bytes, 16 << 10..=1 << 30)?;
     time_within("cluster.flush_interval", cluster.flush_interval, MS..=Duration::from_secs(60))?;
@@ -90,6 +89,18 @@ fn check_cluster(cluster: &Cluster) -> Checked {
     time_within("cluster.checks.longest", longest, every..=24 * HOUR)?;
     within("cluster.checks.at_most", at_most, 1..=255)?;
     time_within("cluster.lock_lease", cluster.lock_lease, Duration::from_secs(1)..=HOUR)
+}
+
+fn check_sets(cluster: &Cluster) -> Checked {
+    within("cluster.brokers", cluster.brokers, 1..=15)?;
+    let Cluster { brokers, replicas, .. } = *cluster;
+    ensure([1, 3, 5].contains(&replicas), "cluster.replicas", || {
+        format!("found {replicas}, allowed: 1, 3, 5")
+    })?;
+    ensure(brokers % replicas == 0, "cluster.brokers", || {
+        format!("found {brokers}, allowed: a multiple of the {replicas} replicas of a set")
+    })?;
+    time_within("cluster.election_timeout", cluster.election_timeout, 50 * MS..=10_000 * MS)
 }
 
 fn check_operation(scenario: &Scenario, index: usize) -> Checked {
@@ -142,7 +153,8 @@ fn check_expect(scenario: &Scenario) -> Checked {
     if planned.contains("disk-sync-error") || planned.contains("disk-write-error") {
         planned.insert("power-loss");
     }
-    if planned.contains("kill") || planned.contains("power-loss") {
+    let stops = ["kill", "power-loss", "stop", "tail-loss", "disk-loss"];
+    if stops.iter().any(|stop| planned.contains(stop)) {
         planned.insert("restart");
     }
     for (what, count) in &scenario.expect.at_least {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::history::{
     Answered, DeliveryId, Event, EventKind, GroupId, Held, History, LaneId, LockEnd, MemberId,
-    MessageId, Mode, OpId, ShardId, Told, TopicId,
+    MessageId, Mode, OpId, Role, ShardId, Told, TopicId,
 };
 
 /// Counts by name; what never happened is absent.
@@ -40,6 +40,9 @@ struct Known {
     holders: BTreeMap<(GroupId, ShardId), LaneId>,
     lost: BTreeMap<(GroupId, ShardId), u64>,
     sizes: BTreeMap<(LaneId, TopicId), u32>,
+    /// The set of each replica, and the newest leader of each set.
+    sets: BTreeMap<LaneId, LaneId>,
+    leaders: BTreeMap<LaneId, LaneId>,
 }
 
 impl Counter<'_> {
@@ -133,7 +136,21 @@ impl Counter<'_> {
                 lost.retain(|position| position < log_end);
                 let lost = before - lost.len();
                 self.count("licensed-loss", lost as u64);
+                if !is_broker(self.history, event.lane) {
+                    return;
+                }
                 "recovery"
+            }
+            EventKind::Formed { replicas } => {
+                self.known.sets.extend(replicas.iter().map(|replica| (*replica, event.lane)));
+                return;
+            }
+            EventKind::Role { role: Role::Leader, .. } => {
+                let set = self.known.sets.get(&event.lane).copied().unwrap_or(event.lane);
+                let before = self.known.leaders.insert(set, event.lane);
+                let changed = before.is_some_and(|before| before != event.lane);
+                self.count("leader-change", u64::from(changed));
+                "election"
             }
             EventKind::Mark { mark } => mark.name(),
             _ => return,

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod coverage;
+mod digest;
 pub mod disk;
 pub mod failover;
 pub mod fault;

@@ -1,6 +1,7 @@
 //! One run: a cluster and its clients live through a plan of faults, then
 //! everything is healed and must come to rest, then the oracles judge.
 
+mod bell;
 mod clocks;
 mod nodes;
 mod operators;
@@ -22,6 +23,7 @@ use tracing::Level;
 use self::{panics::first_panic, story::Story};
 use crate::{
     clock, coverage,
+    digest::Fnv,
     fault::{
         Fault,
         plan::{Plan, plan},
@@ -177,8 +179,7 @@ pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
     let slowest_sync = micros(scenario.disk.sync_latency.max) + slowest_sync.max().unwrap_or(0);
     Context {
         sync_flush: scenario.cluster.flush == Flush::Sync,
-        // Brokers share nothing yet: each is a group of one.
-        replicas: 1,
+        replicas: scenario.cluster.replicas,
         // One sync may be under way when the next becomes due.
         flush_window: micros(scenario.cluster.flush_interval) + 2 * slowest_sync,
         may_lose_nothing: scenario.expect.may_lose == MayLose::Nothing,
@@ -219,24 +220,9 @@ fn micros(duration: Duration) -> u64 {
 }
 
 fn digest(plan: &Plan, history: &History, ended_us: u64) -> u64 {
-    let mut digest = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut digest = Fnv::default();
     (plan, history, ended_us).hash(&mut digest);
     digest.finish()
-}
-
-/// Fowler, Noll, Vo, over the values as they are: the same in every process.
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 #[cfg(test)]

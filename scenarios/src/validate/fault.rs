@@ -3,7 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{Checked, HOUR, MS, Problem, before_end, ensure, problem, time_within, within};
-use crate::{fault::*, names::RECOVERABLE, scenario::Scenario};
+use crate::{
+    fault::*,
+    names::{RECOVERABLE, ROLE_WORDS},
+    role_word::RoleWord,
+    scenario::Scenario,
+};
 
 pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
     let fault = &scenario.faults[index];
@@ -19,22 +24,23 @@ pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
     if let Some(times) = fault.times {
         within(&key("times"), times, 1..=1000)?;
     }
-    let node = |node: &str, sets: &[&str]| one_node(scenario, &key("node"), node, sets);
+    let node = |node: &str, sets: &[&str]| nodes(scenario, &key("node"), node, sets);
     match &fault.kind {
         FaultKind::Kill(stop) | FaultKind::PowerLoss(stop) => node(&stop.node, ANYONE),
+        FaultKind::Stop(stop) => node(&stop.node, SERVERS),
+        FaultKind::TailLoss(TailLoss { node: lossy, .. })
+        | FaultKind::DiskLoss(Stop { node: lossy, .. }) => {
+            node(lossy, WITH_DISK)?;
+            spares_majority(scenario, &key("node"), lossy)
+        }
         FaultKind::Restart(OneNode { node: restarted }) => {
             node(restarted, ANYONE)?;
-            let stopped = scenario.faults.iter().any(|other| match &other.kind {
-                FaultKind::Kill(stop) | FaultKind::PowerLoss(stop) => {
-                    stop.node == *restarted
-                        && stop.restart_after.is_none()
-                        && other.at.max <= fault.at.min
-                }
-                _ => false,
+            let stopped = scenario.faults.iter().any(|other| {
+                other.at.max <= fault.at.min && other.kind.stops_for_good() == Some(restarted)
             });
             ensure(stopped, &key("node"), || {
                 format!(
-                    "nothing stops `{restarted}` before {}, allowed: a node that an earlier kill or power-loss without restart_after stopped",
+                    "nothing stops `{restarted}` before {}, allowed: a node that an earlier kill, stop or power-loss without restart_after stopped",
                     fault.at
                 )
             })
@@ -71,33 +77,69 @@ pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
 }
 
 pub(super) const ANYONE: &[&str] = &["names", "brokers", "clients"];
+const SERVERS: &[&str] = &["names", "brokers"];
 const WITH_DISK: &[&str] = &["brokers"];
 const CONSUMERS: &[&str] = &["consumers"];
+
+/// What was durable may be lost by replicas that their set can do without.
+fn spares_majority(scenario: &Scenario, key: &str, word: &str) -> Checked {
+    let replicas = scenario.cluster.replicas as usize;
+    let struck = match RoleWord::parse(word) {
+        Some(role) => role.count(replicas),
+        None if word == "brokers" => replicas,
+        None => 1,
+    };
+    ensure(struck <= (replicas - 1) / 2, key, || {
+        format!(
+            "`{word}` is more of {replicas} replicas than may lose their disks at once, allowed: a minority"
+        )
+    })
+}
+
+/// Some nodes, all out of these sets.
+fn nodes(scenario: &Scenario, key: &str, word: &str, sets: &[&str]) -> Checked {
+    let eligible: BTreeSet<String> =
+        sets.iter().flat_map(|set| scenario.nodes_named(set)).collect();
+    let named = scenario.nodes_named(word);
+    ensure(!named.is_empty() && named.iter().all(|id| eligible.contains(id)), key, || {
+        let found = match named.is_empty() {
+            true => format!("`{word}` is no node here"),
+            false => format!("`{word}` is not a node that this can strike"),
+        };
+        format!("{found}, allowed: {}", allowed_nodes(scenario, &eligible, sets))
+    })
+}
 
 /// One node, out of these sets.
 pub(super) fn one_node(scenario: &Scenario, key: &str, word: &str, sets: &[&str]) -> Checked {
     let eligible: BTreeSet<String> =
         sets.iter().flat_map(|set| scenario.nodes_named(set)).collect();
     let named = scenario.nodes_named(word);
-    let single =
-        named.len() == 1 || word.starts_with("any-") || word == "broker" || word == "leader";
+    let single = named.len() == 1 || word.starts_with("any-") || word == "broker";
     ensure(!named.is_empty() && single && named.iter().all(|id| eligible.contains(id)), key, || {
         let found = match named.len() {
             0 => format!("`{word}` is no node here"),
             _ if !single => format!("`{word}` is more than one node"),
             _ => format!("`{word}` is not a node that this can strike"),
         };
-        format!("{found}, allowed: {}", allowed_nodes(&eligible, sets))
+        format!("{found}, allowed: {}", allowed_nodes(scenario, &eligible, sets))
     })
 }
 
-fn allowed_nodes(eligible: &BTreeSet<String>, sets: &[&str]) -> String {
+fn allowed_nodes(scenario: &Scenario, eligible: &BTreeSet<String>, sets: &[&str]) -> String {
     let any = sets.iter().map(|set| format!("any-{}", set.trim_end_matches('s')));
-    eligible.iter().cloned().chain(any).collect::<Vec<_>>().join(", ")
+    let mut allowed: Vec<String> = eligible.iter().cloned().chain(any).collect();
+    if sets.contains(&"brokers") && scenario.cluster.replicas > 1 {
+        allowed.extend(ROLE_WORDS.map(str::to_owned));
+    }
+    allowed.join(", ")
 }
 
-/// Two sides of the network with no node on both.
+/// Two sides of the network with no node on both. What replicas are to their
+/// set is known when the fault strikes; then the more precise word counts.
 fn sides(scenario: &Scenario, index: usize, a: &[String], b: &[String]) -> Checked {
+    let brokers = scenario.nodes_named("brokers");
+    let casts = a.iter().chain(b).any(|word| scenario.role_word(word).is_some());
     let side = |key: &str, words: &[String]| -> Result<BTreeSet<String>, Problem> {
         let key = format!("fault.{index}.{key}");
         ensure(!words.is_empty(), &key, || "is empty, allowed: nodes and sets".to_owned())?;
@@ -107,11 +149,15 @@ fn sides(scenario: &Scenario, index: usize, a: &[String], b: &[String]) -> Check
             ensure(!named.is_empty(), &key, || {
                 let all: Vec<String> = scenario.nodes().into_iter().map(|node| node.id).collect();
                 format!(
-                    "`{word}` is no node or set here, allowed: brokers, names, producers, consumers, clients, any- and one of them, {}",
-                    all.join(", ")
+                    "`{word}` is no node or set here, allowed: brokers, names, producers, consumers, clients, any- and one of them, {}, {}",
+                    all.join(", "),
+                    ROLE_WORDS.join(", ")
                 )
             })?;
-            ids.extend(named);
+            match scenario.role_word(word) {
+                Some(_) => ids.extend([word.clone()]),
+                None => ids.extend(named.into_iter().filter(|id| !casts || !brokers.contains(id))),
+            }
         }
         Ok(ids)
     };

@@ -12,8 +12,8 @@ use std::{
 use stormglass_core::{rng::Rng, runtime::FileId};
 
 use super::{
-    Change, DiskConfig, DiskCounters, DiskEvent, Drive, Faults, File, MAX_EVENTS, SimDisk, State,
-    Timer, pages::PAGE,
+    Change, DiskConfig, DiskCounters, DiskEvent, Drive, Faults, File, MAX_EVENTS, NoTime, SimDisk,
+    State, Timer, pages::PAGE,
 };
 use crate::fault::Unsynced;
 
@@ -39,7 +39,13 @@ impl Drive {
 
     /// The disk for a new process; those of earlier processes are dead.
     pub fn attach(&self, timer: Rc<dyn Timer>) -> SimDisk {
-        SimDisk { drive: self.clone(), timer, process: self.detach() }
+        SimDisk { drive: self.clone(), timer, process: self.detach(), only_looks: false }
+    }
+
+    /// The disk for somebody who looks what the process that uses it has written.
+    pub fn look_into(&self) -> SimDisk {
+        let process = self.0.borrow().process;
+        SimDisk { drive: self.clone(), timer: Rc::new(NoTime), process, only_looks: true }
     }
 
     /// The process that used the disk is gone; the page cache stays.
@@ -127,6 +133,22 @@ impl Drive {
                 state.counters.flipped_bits += 1;
             }
         }
+    }
+
+    /// Takes back what the log has made durable since this time, in ms. Call it
+    /// while the power is off.
+    pub fn lose_tail(&self, since_ms: u64) {
+        let state = &mut *self.0.borrow_mut();
+        for file in state.files.values_mut().filter(|file| file.name.starts_with("log/")) {
+            file.pages.forget_since(since_ms);
+        }
+    }
+
+    /// Another disk, with nothing on it. Call it while the power is off.
+    pub fn wipe(&self) {
+        let state = &mut *self.0.borrow_mut();
+        state.files.clear();
+        state.names.clear();
     }
 
     /// Makes pages unreadable that have been durable since `until_ms`, for as

@@ -208,6 +208,18 @@ impl Pages {
         })
     }
 
+    /// Pages that became durable after this time in ms are zeros, as before.
+    pub fn forget_since(&mut self, since_ms: u64) {
+        for page in 0..self.durable_since.len() as u32 {
+            if self.durable_since[page as usize] > since_ms {
+                let (extent, at) = place(u64::from(page) * PAGE as u64);
+                if let Some(bytes) = &mut self.extents[extent] {
+                    put(&mut bytes[at..at + PAGE], None);
+                }
+            }
+        }
+    }
+
     /// Flips one bit of a page, on the platter and in what is read from it.
     pub fn flip(&mut self, page: u32, bit: usize) {
         let (extent, at) = place(u64::from(page) * PAGE as u64);

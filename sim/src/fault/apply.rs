@@ -4,17 +4,23 @@ use std::fmt;
 
 use stormglass_core::ids::Name;
 
-use super::Fault;
+use super::{Fault, Unsynced};
 use crate::world::{Cluster, MachineNo, State, World};
 
-/// The message handlers of the workload's consumers.
-pub trait Handlers {
+/// What runs on the machines, as far as a fault wants something of it.
+pub trait Processes {
     /// The handlers of this node do not return before `for_ms` have passed.
     fn stall(&self, node: &Name, for_ms: u64);
 
     /// The handlers of this node take `handling_ms` for a message; 0 for as
     /// long as they normally do.
     fn slow(&self, node: &Name, handling_ms: u64);
+
+    /// The server of this node is to stop in order.
+    fn stop(&self, node: &Name);
+
+    /// Whether it was told so in this life.
+    fn is_stopping(&self, node: &Name) -> bool;
 }
 
 /// A plan names a node that the run does not have.
@@ -31,12 +37,22 @@ impl std::error::Error for UnknownNode {}
 
 /// Whether `fault` would do anything now: a node that is down cannot be killed,
 /// one that runs cannot be started.
-pub fn can_strike<W: World>(cluster: &Cluster<W>, fault: &Fault) -> bool {
+pub fn can_strike<W: World>(
+    cluster: &Cluster<W>,
+    processes: &impl Processes,
+    fault: &Fault,
+) -> bool {
     let state = |node: &Name| cluster.find(node).map(|no| cluster.machine(no).state());
     match fault {
-        Fault::Kill { node } | Fault::Pause { node } => state(node) == Some(State::Running),
-        Fault::PowerLoss { node, .. } => state(node) != Some(State::NoPower),
-        Fault::Restart { node } => state(node) != Some(State::Running),
+        Fault::Kill { node } | Fault::Pause { node } | Fault::Stop { node } => {
+            state(node) == Some(State::Running)
+        }
+        Fault::PowerLoss { node, .. } | Fault::TailLoss { node, .. } | Fault::DiskLoss { node } => {
+            state(node) != Some(State::NoPower)
+        }
+        Fault::Restart { node } => {
+            state(node) != Some(State::Running) || processes.is_stopping(node)
+        }
         _ => true,
     }
 }
@@ -47,7 +63,7 @@ pub fn can_strike<W: World>(cluster: &Cluster<W>, fault: &Fault) -> bool {
 /// When it names a node that does not exist; then nothing has happened.
 pub fn apply<W: World>(
     cluster: &mut Cluster<W>,
-    handlers: &impl Handlers,
+    processes: &impl Processes,
     fault: &Fault,
 ) -> Result<(), UnknownNode> {
     let no = |name: &Name| cluster.find(name).ok_or_else(|| UnknownNode(name.clone()));
@@ -62,8 +78,23 @@ pub fn apply<W: World>(
             let no = no(node)?;
             cluster.power_loss(no, *unsynced);
         }
+        Fault::Stop { node } => {
+            no(node)?;
+            processes.stop(node);
+        }
+        Fault::TailLoss { node, last_ms } => {
+            let no = no(node)?;
+            cluster.power_loss(no, Unsynced::Lost);
+            cluster.machine(no).drive.lose_tail((now_us / 1000).saturating_sub(*last_ms));
+        }
+        Fault::DiskLoss { node } => {
+            let no = no(node)?;
+            cluster.power_loss(no, Unsynced::Lost);
+            cluster.machine(no).drive.wipe();
+        }
         Fault::Restart { node } => {
             let no = no(node)?;
+            cluster.kill(no);
             cluster.start(no);
         }
         Fault::Pause { node } => {
@@ -127,11 +158,11 @@ pub fn apply<W: World>(
         }
         Fault::ConsumerStall { node, for_ms } => {
             no(node)?;
-            handlers.stall(node, *for_ms);
+            processes.stall(node, *for_ms);
         }
         Fault::ConsumerSlow { node, handling_ms } => {
             no(node)?;
-            handlers.slow(node, *handling_ms);
+            processes.slow(node, *handling_ms);
         }
     }
     Ok(())

@@ -1,8 +1,10 @@
 //! Random faults: what strikes whom for how long is drawn from the seed, within
 //! a budget that keeps the run recoverable.
 
+use std::collections::BTreeMap;
+
 use stormglass_core::ids::Name;
-use stormglass_scenarios::{Chaos, DurationRange, Role};
+use stormglass_scenarios::{Chaos, DurationRange, Role, RoleWord};
 
 use super::{
     Fault,
@@ -30,6 +32,12 @@ impl Planner<'_> {
                 let node = self.anyone(at);
                 if self.spares_enough(&node, at, until) {
                     self.kill(at, until, node);
+                }
+            }
+            "stop" => {
+                let node = self.server(at);
+                if self.spares_enough(&node, at, until) {
+                    self.stop(at, until, node);
                 }
             }
             "power-loss" => {
@@ -96,9 +104,30 @@ impl Planner<'_> {
         }
     }
 
+    /// A broker, or at times a name server.
+    fn server(&mut self, at: u64) -> Name {
+        match self.rng.below(20) {
+            drawn @ 0..17 => self.broker(drawn < 8, at),
+            _ => self.one("any-name", at),
+        }
+    }
+
+    /// Any broker, or in a replica set the leader if that is preferred.
+    fn broker(&mut self, prefers_leader: bool, at: u64) -> Name {
+        if prefers_leader && self.scenario.cluster.replicas > 1 {
+            let set = self.rng.below(self.scenario.sets().len() as u64) + 1;
+            return self.cast_later(&format!("leader-{set}"));
+        }
+        self.one("any-broker", at)
+    }
+
     /// A broker half of the time, else a client, sometimes a name server.
     fn anyone(&mut self, at: u64) -> Name {
-        let set = match self.rng.below(20) {
+        let drawn = self.rng.below(20);
+        if drawn < 5 {
+            return self.broker(true, at);
+        }
+        let set = match drawn {
             0..10 => "any-broker",
             10..17 => "any-client",
             _ => "any-name",
@@ -131,19 +160,41 @@ impl Planner<'_> {
         if self.rng.chance(0.5) { size } else { -size }
     }
 
-    /// Whether enough servers of a node's kind stay up while it is down: a
-    /// majority, unless there are but one or two.
+    /// Whether enough servers of a node's kind, or of its replica set, stay up
+    /// while it is down: a majority, unless there are but one or two.
     fn spares_enough(&self, node: &Name, at: u64, until: u64) -> bool {
-        let nodes = self.scenario.nodes();
-        let Some(role) = nodes.iter().find(|n| *n.id == **node).map(|n| n.role) else {
-            return false;
+        let word = node.split('#').next().unwrap_or(node);
+        let is_it = |id: &String| self.scenario.nodes_named(word).contains(id);
+        let sets = self.scenario.sets();
+        let replicas = sets.into_iter().find(|set| set.brokers.iter().any(is_it));
+        let replicas = replicas.filter(|set| set.brokers.len() > 1).map(|set| set.brokers);
+        let servers = match replicas {
+            Some(replicas) => replicas,
+            None => {
+                let role = self.scenario.nodes().into_iter().find(|n| n.id == word).map(|n| n.role);
+                let Some(role) = role.filter(|role| !matches!(role, Role::Member { .. })) else {
+                    return role.is_some();
+                };
+                let same = self.scenario.nodes().into_iter().filter(|n| n.role == role);
+                same.map(|n| n.id).collect()
+            }
         };
-        if matches!(role, Role::Member { .. }) {
-            return true;
+        let down = self.count_down(&servers, at, until);
+        down < (servers.len().saturating_sub(1) / 2).max(1)
+    }
+
+    /// How many of these servers are planned to be down at some time within a
+    /// span, whoever they will be.
+    fn count_down(&self, servers: &[String], at: u64, until: u64) -> usize {
+        let mut down: BTreeMap<&Name, usize> = BTreeMap::new();
+        for (name, from, to) in &self.outages {
+            let word = name.split('#').next().unwrap_or(name);
+            let is_one = self.scenario.nodes_named(word).iter().any(|id| servers.contains(id));
+            if is_one && *from <= until && at <= *to {
+                let count = RoleWord::parse(word).map_or(1, |role| role.count(servers.len()));
+                down.insert(name, count);
+            }
         }
-        let peers: Vec<Name> =
-            nodes.into_iter().filter(|n| n.role == role).map(|n| n.id.into()).collect();
-        let down = peers.iter().filter(|peer| self.is_down(peer, at, until)).count();
-        down < (peers.len().saturating_sub(1) / 2).max(1)
+        down.values().sum()
     }
 }

@@ -1,8 +1,6 @@
 //! Faults as the history tells them: when each began, whom it struck, and when
 //! it was undone.
 
-use stormglass_core::ids::Name;
-
 use super::Fault;
 use crate::history::{self, EventKind, FaultId, FaultKind, LaneId, Recorder};
 
@@ -23,20 +21,24 @@ impl Journal {
         Journal { recorder, active: Vec::new() }
     }
 
-    /// A fault strikes; if it undoes an earlier one, that one is over.
-    pub fn strikes(&mut self, fault: &Fault) {
+    /// A fault strikes, planned in these words; if it undoes an earlier one, that
+    /// one is over.
+    pub fn strikes(&mut self, fault: &Fault, planned: &Fault) {
         self.over(|earlier| fault.undoes(earlier));
         let Some((kind, _)) = fault.history_kind() else { return };
-        let lanes: Vec<LaneId> = self
-            .recorder
-            .name(|names| fault.nodes().into_iter().map(|node| names.lane(node)).collect());
+        let lanes: Vec<LaneId> =
+            self.recorder.name(|names| fault.nodes().iter().map(|node| names.lane(node)).collect());
         let Some(lane) = lanes.first().copied() else { return };
         let id = self.recorder.next_fault();
         let side = match fault {
             Fault::Partition { a, .. } => a.len() as u32,
             _ => 0,
         };
-        let told = history::Fault { fault: id, kind, lanes, side, text: fault.to_string() };
+        let text = match fault == planned {
+            true => fault.to_string(),
+            false => format!("{fault} (planned: {planned})"),
+        };
+        let told = history::Fault { fault: id, kind, lanes, side, text };
         self.recorder.push(lane, EventKind::Fault(Box::new(told)));
         self.active.push(Active { fault: fault.clone(), id, lane });
     }
@@ -64,41 +66,15 @@ impl Journal {
 }
 
 impl Fault {
-    /// The nodes that it names.
-    pub fn nodes(&self) -> Vec<&Name> {
-        match self {
-            Fault::Kill { node }
-            | Fault::PowerLoss { node, .. }
-            | Fault::Restart { node }
-            | Fault::Pause { node }
-            | Fault::Resume { node }
-            | Fault::ClockJump { node, .. }
-            | Fault::ClockDrift { node, .. }
-            | Fault::DiskFull { node }
-            | Fault::DiskFree { node }
-            | Fault::DiskSlow { node, .. }
-            | Fault::DiskReadError { node, .. }
-            | Fault::DiskWriteError { node, .. }
-            | Fault::DiskSyncError { node, .. }
-            | Fault::BitRot { node, .. }
-            | Fault::LatentError { node, .. }
-            | Fault::MisdirectedRead { node, .. }
-            | Fault::MisdirectedWrite { node, .. }
-            | Fault::ConsumerStall { node, .. }
-            | Fault::ConsumerSlow { node, .. } => vec![node],
-            Fault::Partition { a, b, .. }
-            | Fault::Heal { a, b, .. }
-            | Fault::Latency { a, b, .. }
-            | Fault::DropConnections { a, b } => a.iter().chain(b).collect(),
-        }
-    }
-
     /// What the history calls it, and whether it lasts; none if it only undoes
     /// another one.
-    fn history_kind(&self) -> Option<(FaultKind, bool)> {
+    pub(super) fn history_kind(&self) -> Option<(FaultKind, bool)> {
         Some(match self {
             Fault::Kill { .. } => (FaultKind::Kill, false),
             Fault::PowerLoss { .. } => (FaultKind::PowerLoss, false),
+            Fault::Stop { .. } => (FaultKind::Stop, false),
+            Fault::TailLoss { .. } => (FaultKind::TailLoss, false),
+            Fault::DiskLoss { .. } => (FaultKind::DiskLoss, false),
             Fault::Restart { .. } => (FaultKind::Restart, false),
             Fault::Pause { .. } => (FaultKind::Pause, true),
             Fault::Partition { .. } => (FaultKind::Partition, true),
@@ -135,7 +111,13 @@ impl Fault {
                 (a, b, one_way) == (c, d, other)
             }
             (Fault::Latency { a, b, .. }, Fault::Latency { a: c, b: d, .. }) => (a, b) == (c, d),
-            (Fault::Kill { .. } | Fault::PowerLoss { .. }, Fault::Pause { .. })
+            (
+                Fault::Kill { .. }
+                | Fault::PowerLoss { .. }
+                | Fault::TailLoss { .. }
+                | Fault::DiskLoss { .. },
+                Fault::Pause { .. },
+            )
             | (Fault::Resume { .. }, Fault::Pause { .. })
             | (Fault::ClockDrift { .. }, Fault::ClockDrift { .. })
             | (Fault::DiskFree { .. }, Fault::DiskFull { .. })

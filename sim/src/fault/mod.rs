@@ -4,12 +4,14 @@
 //! `producer-orders-1`, `consumer-billing-2`), never by raw draws.
 
 mod apply;
+mod casting;
 mod chaos;
 mod journal;
 pub mod plan;
 mod text;
 
-pub use apply::{Handlers, UnknownNode, apply, can_strike};
+pub use apply::{Processes, UnknownNode, apply, can_strike};
+pub use casting::{Casting, Stage, planned};
 pub use journal::Journal;
 use serde::{Deserialize, Serialize};
 use stormglass_core::ids::Name;
@@ -39,7 +41,22 @@ pub enum Fault {
         node: Name,
         unsynced: Unsynced,
     },
-    /// A node that is down starts again; nothing happens to one that runs.
+    /// A server is asked to stop, and does so in order.
+    Stop {
+        node: Name,
+    },
+    /// The machine loses power, and what its log wrote in the last `last_ms`
+    /// is gone, as if it had never become durable.
+    TailLoss {
+        node: Name,
+        last_ms: u64,
+    },
+    /// The machine loses power and all files of its disk.
+    DiskLoss {
+        node: Name,
+    },
+    /// A node that is down starts again; nothing happens to one that runs,
+    /// unless it was asked to stop: then it is killed first.
     Restart {
         node: Name,
     },
@@ -172,12 +189,75 @@ pub enum Unsynced {
     Torn,
 }
 
+/// The nodes that a fault names.
+pub(crate) enum Struck<'a> {
+    Node(&'a mut Name),
+    /// All links between one side and the other.
+    Links(&'a mut Vec<Name>, &'a mut Vec<Name>),
+}
+
 impl Fault {
+    pub(crate) fn struck(&mut self) -> Struck<'_> {
+        match self {
+            Fault::Kill { node }
+            | Fault::PowerLoss { node, .. }
+            | Fault::Stop { node }
+            | Fault::TailLoss { node, .. }
+            | Fault::DiskLoss { node }
+            | Fault::Restart { node }
+            | Fault::Pause { node }
+            | Fault::Resume { node }
+            | Fault::ClockJump { node, .. }
+            | Fault::ClockDrift { node, .. }
+            | Fault::DiskFull { node }
+            | Fault::DiskFree { node }
+            | Fault::DiskSlow { node, .. }
+            | Fault::DiskReadError { node, .. }
+            | Fault::DiskWriteError { node, .. }
+            | Fault::DiskSyncError { node, .. }
+            | Fault::BitRot { node, .. }
+            | Fault::LatentError { node, .. }
+            | Fault::MisdirectedRead { node, .. }
+            | Fault::MisdirectedWrite { node, .. }
+            | Fault::ConsumerStall { node, .. }
+            | Fault::ConsumerSlow { node, .. } => Struck::Node(node),
+            Fault::Partition { a, b, .. }
+            | Fault::Heal { a, b, .. }
+            | Fault::Latency { a, b, .. }
+            | Fault::DropConnections { a, b } => Struck::Links(a, b),
+        }
+    }
+
+    /// The nodes that it names.
+    pub fn nodes(&self) -> Vec<Name> {
+        match self.clone().struck() {
+            Struck::Node(node) => vec![node.clone()],
+            Struck::Links(a, b) => a.iter().chain(&*b).cloned().collect(),
+        }
+    }
+
+    /// The same, for another node.
+    pub(crate) fn on(&self, other: Name) -> Fault {
+        let mut fault = self.clone();
+        if let Struck::Node(node) = fault.struck() {
+            *node = other;
+        }
+        fault
+    }
+
+    /// Whether it only ends what another one began.
+    pub(crate) fn is_an_end(&self) -> bool {
+        matches!(self, Fault::Restart { .. }) || self.history_kind().is_none()
+    }
+
     /// The name of its kind, as scenarios and reports write it.
     pub fn kind(&self) -> &'static str {
         match self {
             Fault::Kill { .. } => "kill",
             Fault::PowerLoss { .. } => "power-loss",
+            Fault::Stop { .. } => "stop",
+            Fault::TailLoss { .. } => "tail-loss",
+            Fault::DiskLoss { .. } => "disk-loss",
             Fault::Restart { .. } => "restart",
             Fault::Pause { .. } => "pause",
             Fault::Resume { .. } => "resume",

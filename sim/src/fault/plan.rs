@@ -11,9 +11,9 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use stormglass_core::{ids::Name, rng::Rng};
-use stormglass_scenarios::{DurationRange, FaultKind, FaultSpec, Scenario};
+use stormglass_scenarios::{DurationRange, FaultKind, FaultSpec, Scenario, StoreFailure};
 
-use super::{Fault, TimedFault, Unsynced};
+use super::{Fault, TimedFault, Unsynced, planned};
 
 /// The faults of one run, in the order in which they strike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,14 +28,18 @@ pub fn plan(scenario: &Scenario, seed: u64) -> Plan {
         scenario,
         end: millis(scenario.run_for),
         rng: Rng::new(seed),
-        down: Vec::new(),
+        spec: 0,
+        words: 0,
+        outages: Vec::new(),
         faults: Vec::new(),
     };
     for (index, spec) in scenario.faults.iter().enumerate() {
+        (planner.spec, planner.words) = (index + 1, 0);
         planner.rng = Rng::new(Rng::new(seed).next() ^ (index as u64 + 1));
         planner.add_spec(spec);
     }
     if let Some(chaos) = &scenario.chaos {
+        (planner.spec, planner.words) = (0, 0);
         planner.rng = Rng::new(Rng::new(seed).next());
         planner.add_chaos(chaos);
     }
@@ -57,12 +61,16 @@ pub(super) struct Planner<'a> {
     /// When the chaos ends, in milliseconds.
     pub(super) end: u64,
     pub(super) rng: Rng,
-    down: Vec<Outage>,
+    /// The fault of the file that is planned, from 1, and how many words of its
+    /// are to be cast when it strikes.
+    spec: usize,
+    words: u32,
+    pub(super) outages: Vec<Outage>,
     faults: Vec<TimedFault>,
 }
 
 /// A node that does not run from one moment to another.
-type Outage = (Name, u64, u64);
+pub(super) type Outage = (Name, u64, u64);
 
 /// How long a machine is off that somebody turns off and on again, in milliseconds.
 const POWER_CYCLE: u64 = 200;
@@ -83,122 +91,166 @@ impl Planner<'_> {
     fn add(&mut self, at: u64, kind: &FaultKind) {
         match kind {
             FaultKind::Kill(stop) => {
-                let node = self.one(&stop.node, at);
+                let nodes = self.nodes(&stop.node, at);
                 let until = self.after(at, stop.restart_after);
-                self.kill(at, until, node);
+                nodes.into_iter().for_each(|node| self.kill(at, until, node));
             }
             FaultKind::PowerLoss(stop) => {
-                let node = self.one(&stop.node, at);
+                let nodes = self.nodes(&stop.node, at);
                 let until = self.after(at, stop.restart_after);
-                self.power_loss(at, until, node);
+                nodes.into_iter().for_each(|node| self.power_loss(at, until, node));
+            }
+            FaultKind::Stop(stop) => {
+                let nodes = self.nodes(&stop.node, at);
+                let until = self.after(at, stop.restart_after);
+                nodes.into_iter().for_each(|node| self.stop(at, until, node));
+            }
+            FaultKind::TailLoss(loss) => {
+                let nodes = self.nodes(&loss.node, at);
+                let until = self.after(at, loss.restart_after);
+                let last_ms = millis(loss.last);
+                for node in nodes {
+                    let struck = node.clone();
+                    self.down(at, until, node, Fault::TailLoss { node: struck, last_ms });
+                }
+            }
+            FaultKind::DiskLoss(stop) => {
+                let nodes = self.nodes(&stop.node, at);
+                let until = self.after(at, stop.restart_after);
+                for node in nodes {
+                    self.down(at, until, node.clone(), Fault::DiskLoss { node });
+                }
             }
             FaultKind::Restart(restart) => {
-                let node = self.one(&restart.node, at);
-                for (_, _, until) in self.down.iter_mut().filter(|(down, ..)| *down == node) {
-                    *until = at.min(*until);
+                for node in self.stopped(&restart.node, at) {
+                    for (_, _, until) in self.outages.iter_mut().filter(|(down, ..)| *down == node)
+                    {
+                        *until = at.min(*until);
+                    }
+                    self.push(at, Fault::Restart { node });
                 }
-                self.push(at, Fault::Restart { node });
             }
             FaultKind::Pause(pause) => {
-                let node = self.one(&pause.node, at);
+                let nodes = self.nodes(&pause.node, at);
                 let until = self.after(at, pause.lasts);
-                self.pause(at, until, node);
+                nodes.into_iter().for_each(|node| self.pause(at, until, node));
             }
             FaultKind::Partition(cut) => {
-                let (a, b) = (self.side(&cut.a, at), self.side(&cut.b, at));
+                let (a, b) = self.sides(&cut.a, &cut.b, at);
                 let until = self.after(at, cut.lasts);
                 self.partition(at, until, a, b, cut.one_way);
             }
             FaultKind::Latency(slow) => {
-                let (a, b) = (self.side(&slow.a, at), self.side(&slow.b, at));
+                let (a, b) = self.sides(&slow.a, &slow.b, at);
                 let until = self.after(at, slow.lasts);
                 let extra_ms = self.draw(slow.extra);
                 self.latency(at, until, a, b, extra_ms);
             }
             FaultKind::DropConnections(between) => {
-                let (a, b) = (self.side(&between.a, at), self.side(&between.b, at));
+                let (a, b) = self.sides(&between.a, &between.b, at);
                 self.push(at, Fault::DropConnections { a, b });
             }
             FaultKind::ClockJump(jump) => {
-                let node = self.one(&jump.node, at);
-                self.push(at, Fault::ClockJump { node, by_ms: jump.by_ms });
+                let by_ms = jump.by_ms;
+                self.strike(at, &jump.node, |node| Fault::ClockJump { node, by_ms });
             }
             FaultKind::ClockDrift(drift) => {
-                let node = self.one(&drift.node, at);
+                let nodes = self.nodes(&drift.node, at);
                 let until = self.after(at, drift.lasts);
-                self.drift(at, until, node, drift.ppm);
+                nodes.into_iter().for_each(|node| self.drift(at, until, node, drift.ppm));
             }
             FaultKind::DiskFull(full) => {
-                let node = self.one(&full.node, at);
+                let nodes = self.nodes(&full.node, at);
                 let until = self.after(at, full.lasts);
-                self.disk_full(at, until, node);
+                nodes.into_iter().for_each(|node| self.disk_full(at, until, node));
             }
             FaultKind::DiskSlow(slow) => {
-                let node = self.one(&slow.node, at);
+                let nodes = self.nodes(&slow.node, at);
                 let until = self.after(at, slow.lasts);
-                self.disk_slow(at, until, node, slow.extra);
+                nodes.into_iter().for_each(|node| self.disk_slow(at, until, node, slow.extra));
             }
             FaultKind::DiskReadError(error) => {
-                let node = self.one(&error.node, at);
-                self.push(at, Fault::DiskReadError { node, count: error.count });
+                let count = error.count;
+                self.strike(at, &error.node, |node| Fault::DiskReadError { node, count });
             }
             FaultKind::DiskWriteError(error) => {
-                let node = self.one(&error.node, at);
-                let failure = Fault::DiskWriteError { node: node.clone(), count: error.count };
-                let off = (at + self.draw(error.reboot_after).max(1)).min(self.end - 1);
-                self.store_failure(at, off, off + POWER_CYCLE, failure, node);
+                let count = error.count;
+                self.fail_store(at, error, |node| Fault::DiskWriteError { node, count });
             }
             FaultKind::DiskSyncError(error) => {
-                let node = self.one(&error.node, at);
-                let failure = Fault::DiskSyncError { node: node.clone(), count: error.count };
-                let off = (at + self.draw(error.reboot_after).max(1)).min(self.end - 1);
-                self.store_failure(at, off, off + POWER_CYCLE, failure, node);
+                let count = error.count;
+                self.fail_store(at, error, |node| Fault::DiskSyncError { node, count });
             }
             FaultKind::BitRot(rot) => {
-                let node = self.one(&rot.node, at);
-                let older_than_ms = millis(rot.older_than);
-                self.push(at, Fault::BitRot { node, flips: rot.flips, older_than_ms });
+                let (flips, older_than_ms) = (rot.flips, millis(rot.older_than));
+                self.strike(at, &rot.node, |node| Fault::BitRot { node, flips, older_than_ms });
             }
             FaultKind::MisdirectedRead(error) => {
-                let node = self.one(&error.node, at);
-                self.push(at, Fault::MisdirectedRead { node, count: error.count });
+                let count = error.count;
+                self.strike(at, &error.node, |node| Fault::MisdirectedRead { node, count });
             }
             FaultKind::LatentError(error) => {
-                let node = self.one(&error.node, at);
-                let older_than_ms = millis(error.older_than);
-                self.push(at, Fault::LatentError { node, pages: error.pages, older_than_ms });
+                let (pages, older_than_ms) = (error.pages, millis(error.older_than));
+                self.strike(at, &error.node, |node| Fault::LatentError {
+                    node,
+                    pages,
+                    older_than_ms,
+                });
             }
             FaultKind::MisdirectedWrite(error) => {
-                let node = self.one(&error.node, at);
-                self.push(at, Fault::MisdirectedWrite { node, count: error.count });
+                let count = error.count;
+                self.strike(at, &error.node, |node| Fault::MisdirectedWrite { node, count });
             }
             FaultKind::ConsumerStall(stall) => {
-                let node = self.one(&stall.node, at);
+                let nodes = self.nodes(&stall.node, at);
                 let for_ms = self.after(at, stall.lasts) - at;
-                self.push(at, Fault::ConsumerStall { node, for_ms });
+                for node in nodes {
+                    self.push(at, Fault::ConsumerStall { node, for_ms });
+                }
             }
             FaultKind::ConsumerSlow(slow) => {
-                let node = self.one(&slow.node, at);
+                let nodes = self.nodes(&slow.node, at);
                 let until = self.after(at, slow.lasts);
                 let handling_ms = self.draw(slow.work).max(1);
-                self.consumer_slow(at, until, node, handling_ms);
+                nodes.into_iter().for_each(|node| self.consumer_slow(at, until, node, handling_ms));
             }
         }
     }
 
+    /// A fault that is over at once.
+    fn strike(&mut self, at: u64, word: &str, fault: impl Fn(Name) -> Fault) {
+        for node in self.nodes(word, at) {
+            self.push(at, fault(node));
+        }
+    }
+
+    fn fail_store(&mut self, at: u64, error: &StoreFailure, failure: impl Fn(Name) -> Fault) {
+        let nodes = self.nodes(&error.node, at);
+        let off = (at + self.draw(error.reboot_after).max(1)).min(self.end - 1);
+        for node in nodes {
+            self.store_failure(at, off, off + POWER_CYCLE, failure(node.clone()), node);
+        }
+    }
+
     pub(super) fn kill(&mut self, at: u64, until: u64, node: Name) {
+        self.down(at, until, node.clone(), Fault::Kill { node });
+    }
+
+    pub(super) fn stop(&mut self, at: u64, until: u64, node: Name) {
+        self.down(at, until, node.clone(), Fault::Stop { node });
+    }
+
+    /// A fault after which the node is down until it starts again.
+    fn down(&mut self, at: u64, until: u64, node: Name, fault: Fault) {
         if self.take_down(at, until, &node) {
-            self.push(at, Fault::Kill { node: node.clone() });
+            self.push(at, fault);
             self.push(until, Fault::Restart { node });
         }
     }
 
     pub(super) fn power_loss(&mut self, at: u64, until: u64, node: Name) {
         let unsynced = self.unsynced();
-        if self.take_down(at, until, &node) {
-            self.push(at, Fault::PowerLoss { node: node.clone(), unsynced });
-            self.push(until, Fault::Restart { node });
-        }
+        self.down(at, until, node.clone(), Fault::PowerLoss { node, unsynced });
     }
 
     pub(super) fn pause(&mut self, at: u64, until: u64, node: Name) {
@@ -212,7 +264,7 @@ impl Planner<'_> {
     fn take_down(&mut self, at: u64, until: u64, node: &Name) -> bool {
         let free = at < until && !self.is_down(node, at, until);
         if free {
-            self.down.push((node.clone(), at, until));
+            self.outages.push((node.clone(), at, until));
         }
         free
     }
@@ -277,6 +329,24 @@ impl Planner<'_> {
         self.push(until, Fault::ConsumerSlow { node, handling_ms: 0 });
     }
 
+    /// The nodes that a word means at this moment; a word that is cast when the
+    /// fault strikes stays one.
+    fn nodes(&mut self, word: &str, at: u64) -> Vec<Name> {
+        if self.scenario.role_word(word).is_some() {
+            return vec![self.cast_later(word)];
+        }
+        let named = self.scenario.nodes_named(word);
+        if named.len() == 1 || word.starts_with("any-") || word == "broker" {
+            return vec![self.one(word, at)];
+        }
+        named.into_iter().map(Name::from).collect()
+    }
+
+    pub(super) fn cast_later(&mut self, word: &str) -> Name {
+        self.words += 1;
+        planned(word, self.spec, self.words)
+    }
+
     /// The one node that a word means at this moment.
     pub(super) fn one(&mut self, word: &str, at: u64) -> Name {
         let named = self.scenario.nodes_named(word);
@@ -287,10 +357,31 @@ impl Planner<'_> {
         self.pick(if running.is_empty() { named } else { running })
     }
 
-    fn side(&mut self, words: &[String], at: u64) -> Vec<Name> {
+    /// The nodes, or the words for them, that an earlier fault stopped under this word.
+    fn stopped(&mut self, word: &str, at: u64) -> Vec<Name> {
+        if self.scenario.role_word(word).is_none() {
+            return self.nodes(word, at);
+        }
+        let is_it = |down: &Name| down.split_once('#').is_some_and(|(base, _)| base == word);
+        let last = self.outages.iter().rev().find(|(down, from, _)| is_it(down) && *from <= at);
+        last.map(|(down, ..)| down.clone()).into_iter().collect()
+    }
+
+    fn sides(&mut self, a: &[String], b: &[String], at: u64) -> (Vec<Name>, Vec<Name>) {
+        let casts = a.iter().chain(b).any(|word| self.scenario.role_word(word).is_some());
+        (self.side(a, at, casts), self.side(b, at, casts))
+    }
+
+    fn side(&mut self, words: &[String], at: u64, casts: bool) -> Vec<Name> {
         let mut side: Vec<Name> = Vec::new();
         for word in words {
-            if word.starts_with("any-") {
+            if casts && word == "brokers" {
+                for set in self.scenario.sets() {
+                    side.push(self.cast_later(&set.name));
+                }
+            } else if self.scenario.role_word(word).is_some() {
+                side.push(self.cast_later(word));
+            } else if word.starts_with("any-") {
                 side.push(self.one(word, at));
             } else {
                 side.extend(self.scenario.nodes_named(word).into_iter().map(Name::from));
@@ -313,7 +404,7 @@ impl Planner<'_> {
     /// An outage of the node that touches this span of time.
     fn overlap(&self, node: &Name, at: u64, until: u64) -> Option<Outage> {
         let touches = |(other, from, to): &&Outage| other == node && *from <= until && at <= *to;
-        self.down.iter().find(touches).cloned()
+        self.outages.iter().find(touches).cloned()
     }
 
     fn unsynced(&mut self) -> Unsynced {

@@ -13,6 +13,11 @@ impl fmt::Display for Fault {
             Fault::PowerLoss { node, unsynced } => {
                 write!(f, "power loss of {node}, unsynced pages: {unsynced:?}")
             }
+            Fault::Stop { node } => write!(f, "stop {node}"),
+            Fault::TailLoss { node, last_ms } => {
+                write!(f, "power loss of {node}, and the last {last_ms} ms of its log")
+            }
+            Fault::DiskLoss { node } => write!(f, "power loss of {node}, and all of its disk"),
             Fault::Restart { node } => write!(f, "restart {node}"),
             Fault::Pause { node } => write!(f, "pause {node}"),
             Fault::Resume { node } => write!(f, "resume {node}"),

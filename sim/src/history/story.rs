@@ -310,6 +310,7 @@ impl Story<'_> {
                 Stop::Killed => "is killed",
                 Stop::PowerLost => "loses power",
                 Stop::GaveUp => "gives up",
+                Stop::Deposed => "has no leader that serves",
             }),
             EventKind::ClockIs { ahead_us, drift_ppm } => {
                 write!(f, "has a clock {} ms ahead that gains {drift_ppm} ppm", ahead_us / 1000)

@@ -173,6 +173,8 @@ pub enum Stop {
     PowerLost,
     /// It gave up by itself, for example after a failed sync.
     GaveUp,
+    /// Of a replica set: nobody serves as its leader any more.
+    Deposed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -215,6 +217,9 @@ named! {
     FaultKind {
         Kill = "kill",
         PowerLoss = "power-loss",
+        Stop = "stop",
+        TailLoss = "tail-loss",
+        DiskLoss = "disk-loss",
         Restart = "restart",
         Pause = "pause",
         Partition = "partition",
@@ -262,6 +267,8 @@ impl FaultKind {
         matches!(
             self,
             FaultKind::BitRot
+                | FaultKind::TailLoss
+                | FaultKind::DiskLoss
                 | FaultKind::LatentError
                 | FaultKind::MisdirectedRead
                 | FaultKind::MisdirectedWrite
@@ -298,6 +305,14 @@ named! {
         /// A replica lost what it had promised to keep, and has no say before it
         /// has caught up.
         Distrusted = "distrusted",
+        /// Such a replica has caught up.
+        Repaired = "repaired",
+        /// A replica got a snapshot in place of the log before it.
+        SnapshotInstalled = "snapshot-installed",
+        /// An operator was answered that the members of a set are others now, or
+        /// that another replica is to lead.
+        MembersChanged = "members-changed",
+        LeadershipTransferred = "leadership-transferred",
         SegmentRoll = "segment-roll",
         SegmentRecycle = "segment-recycle",
     }

@@ -256,6 +256,9 @@ fn span_kind(kind: FaultKind) -> Option<SpanKind> {
         FaultKind::ConsumerStall | FaultKind::ConsumerSlow | FaultKind::Overload => SpanKind::Slow,
         FaultKind::Kill
         | FaultKind::PowerLoss
+        | FaultKind::Stop
+        | FaultKind::TailLoss
+        | FaultKind::DiskLoss
         | FaultKind::Restart
         | FaultKind::DropConnections
         | FaultKind::ClockJump

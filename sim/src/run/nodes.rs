@@ -1,32 +1,40 @@
 //! What the machines of a run are for: name servers, brokers, the clients of
 //! the workload, and the people who look after them.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{cell::Cell, collections::BTreeMap, net::SocketAddr, rc::Rc, time::Duration};
 
 use stormglass_core::{
     broker::{BrokerConfig, CheckBack},
-    ids::Name,
+    ids::{Name, NodeId},
     log::LogConfig,
-    replication::Flush,
+    replication::{Flush, ReplicaSet},
     runtime::Runtime,
-    shell::node::{Node, NodeConfig, NodeError},
+    shell::{
+        node::{Node, NodeConfig, NodeError},
+        peers::PeerConfig,
+    },
 };
 use stormglass_scenarios::{Flush as FlushMode, Role, Scenario};
 
 use super::{
+    bell::Bell,
     micros,
     operators::{CLUSTER, Office},
 };
 use crate::{
     disk::{DiskConfig, Drive, SimDisk},
     history::{Mark, Recorder, Stop},
-    probe::{Probe, Unwatched},
+    probe::{Probe, Set, Unwatched},
     workload::Workloads,
     world::{Cluster, Life, MachineNo, Program, Watch, World},
 };
 
 const BROKER_PORT: u16 = 10_911;
 const NAMES_PORT: u16 = 9_876;
+const PEERS_PORT: u16 = 10_912;
+
+/// What the replicas of a run know, and nobody else.
+const SECRET: &[u8] = b"known to every replica of the run";
 
 /// Brokers take a snapshot once in so many segments: often enough that runs
 /// restart from one, and that segments expire and are used again.
@@ -37,9 +45,19 @@ const SNAPSHOT_SEGMENTS: u64 = 4;
 pub struct Machines {
     pub name_servers: Vec<MachineNo>,
     pub brokers: Vec<MachineNo>,
+    /// The brokers' replica sets, in the order of their numbers.
+    pub sets: Vec<Rc<Set>>,
     /// Each with the time in milliseconds at which it starts.
     pub clients: Vec<(u64, MachineNo)>,
     pub admin: Vec<MachineNo>,
+    /// Of the servers.
+    pub bells: BTreeMap<Name, Bell>,
+}
+
+impl Machines {
+    fn bell(&mut self, server: &Name) -> Bell {
+        self.bells.entry(server.clone()).or_default().clone()
+    }
 }
 
 /// Adds all machines; none is started.
@@ -54,17 +72,27 @@ pub fn add_all<W: World>(
         sync_us: micros(scenario.disk.sync_latency.min)..=micros(scenario.disk.sync_latency.max),
         capacity: scenario.disk.capacity,
     };
-    let mut machines = Machines::default();
+    let sets = scenario.sets();
+    let mut machines = Machines {
+        sets: sets.iter().map(|set| Rc::new(Set::new(recorder.clone(), set))).collect(),
+        ..Machines::default()
+    };
     for (index, node) in scenario.nodes().into_iter().enumerate() {
         let ip = MachineNo(index).ip();
         let name: Name = node.id.as_str().into();
-        let probe = Rc::new(Probe::new(recorder.clone(), &name));
+        let set = sets.iter().position(|set| set.brokers.contains(&node.id));
+        let probe = Rc::new(match set {
+            Some(set) => Probe::of_broker(recorder.clone(), &name, machines.sets[set].clone()),
+            None => Probe::new(recorder.clone(), &name),
+        });
         match node.role {
             Role::NameServer => {
                 let server = Server {
                     config: NodeConfig::name_server(),
                     addr: SocketAddr::new(ip, NAMES_PORT),
                     probe: probe.clone(),
+                    is_new: Cell::new(true),
+                    bell: machines.bell(&name),
                 };
                 let program = Rc::new(move |rt, disk| server.life(rt, disk));
                 let no = cluster.add(name, DiskConfig::default(), probe, program);
@@ -72,10 +100,13 @@ pub fn add_all<W: World>(
             }
             Role::Broker => {
                 let addr = SocketAddr::new(ip, BROKER_PORT);
+                let seat = Seat::of(scenario, &name);
                 let server = Server {
-                    config: broker(scenario, &name, addr, name_servers.clone()),
+                    config: broker(scenario, &seat, addr, name_servers.clone()),
                     addr,
                     probe: probe.clone(),
+                    is_new: Cell::new(true),
+                    bell: machines.bell(&name),
                 };
                 let program = Rc::new(move |rt, disk| server.life(rt, disk));
                 let no = cluster.add(name, disk.clone(), probe, program);
@@ -117,15 +148,53 @@ pub fn name_servers(scenario: &Scenario) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// A broker's place in its replica set.
+struct Seat {
+    set: stormglass_scenarios::ReplicaSet,
+    id: NodeId,
+    /// All replicas, and where they listen for each other.
+    addresses: BTreeMap<NodeId, SocketAddr>,
+}
+
+impl Seat {
+    fn of(scenario: &Scenario, broker: &str) -> Seat {
+        let nodes = scenario.nodes();
+        let mut sets = scenario.sets().into_iter();
+        let set = sets.find(|set| set.brokers.iter().any(|id| id == broker));
+        let set = set.expect("every broker is in a set");
+        let mut addresses = BTreeMap::new();
+        let mut id = NodeId(0);
+        for (seat, replica) in (1..).map(NodeId).zip(&set.brokers) {
+            let machine = nodes.iter().position(|node| node.id == *replica);
+            let ip = MachineNo(machine.expect("brokers are nodes")).ip();
+            addresses.insert(seat, SocketAddr::new(ip, PEERS_PORT));
+            if replica == broker {
+                id = seat;
+            }
+        }
+        Seat { set, id, addresses }
+    }
+
+    fn replica_set(&self, election_timeout: Duration) -> Option<ReplicaSet> {
+        let (id, peers) = (self.id, self.addresses.clone());
+        let is_alone = peers.len() == 1;
+        (!is_alone).then_some(ReplicaSet { id, peers, election_timeout, founding: true })
+    }
+
+    fn peers(&self) -> PeerConfig {
+        PeerConfig { listen: self.addresses[&self.id], secret: SECRET.to_vec() }
+    }
+}
+
 fn broker(
     scenario: &Scenario,
-    name: &Name,
+    seat: &Seat,
     addr: SocketAddr,
     name_servers: Vec<SocketAddr>,
 ) -> NodeConfig {
     let cluster = &scenario.cluster;
-    NodeConfig::broker(BrokerConfig {
-        name: name.to_string(),
+    let config = NodeConfig::broker(BrokerConfig {
+        name: seat.set.name.clone(),
         cluster: CLUSTER.to_owned(),
         name_servers,
         flush: match cluster.flush {
@@ -145,8 +214,11 @@ fn broker(
             at_most: cluster.checks.at_most,
             ..CheckBack::default()
         },
+        replica_set: seat.replica_set(cluster.election_timeout),
         ..BrokerConfig::new(addr)
-    })
+    });
+    let peers = (seat.addresses.len() > 1).then(|| seat.peers());
+    NodeConfig { peers, ..config }
 }
 
 /// A name server or a broker.
@@ -154,15 +226,29 @@ struct Server {
     config: NodeConfig,
     addr: SocketAddr,
     probe: Rc<Probe>,
+    /// Its disk is: only then is its replica set, too.
+    is_new: Cell<bool>,
+    bell: Bell,
 }
 
 impl Server {
     fn life<R: Runtime<Disk = SimDisk>>(&self, runtime: R, disk: SimDisk) -> Life {
-        let (config, addr, probe) = (self.config.clone(), self.addr, self.probe.clone());
+        let (mut config, addr, probe) = (self.config.clone(), self.addr, self.probe.clone());
+        if let Some(set) = config.broker.as_mut().and_then(|broker| broker.replica_set.as_mut()) {
+            set.founding = self.is_new.replace(false);
+        }
+        let asked = self.bell.for_a_new_life();
         Box::pin(async move {
             let opened = Node::open(runtime.clone(), config, disk);
             let served = match (opened, runtime.listen(addr).await) {
-                (Ok(node), Ok(listener)) => node.serve(listener, || ()).await,
+                (Ok(node), Ok(listener)) => {
+                    let stopper = node.stopper();
+                    runtime.spawn(async move {
+                        asked.notified().await;
+                        stopper.stop().await;
+                    });
+                    node.serve(listener, || ()).await
+                }
                 (Ok(_), Err(error)) => Err(NodeError::Accept(error)),
                 (Err(error), _) => Err(error),
             };

@@ -108,7 +108,7 @@ impl Office {
     /// Has every half checked again that brokers gave up.
     async fn resume<R: Runtime>(&self, rt: &R, client: &Client) {
         let topic = &self.scenario.cluster.topics[0].name;
-        for broker in self.scenario.nodes_named("brokers") {
+        for broker in self.scenario.sets().into_iter().map(|set| set.name) {
             let parked = loop {
                 let ask = Ask::ParkedHalves { topic: topic.clone(), broker: broker.clone() };
                 match client.ask(ask).await {

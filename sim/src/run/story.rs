@@ -1,21 +1,24 @@
 //! The course of a run: setup, the plan in virtual time, healing, rest.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
+use stormglass_core::ids::Name;
 use stormglass_scenarios::Scenario;
 
 use super::{
+    bell::Bell,
     clocks::Clocks,
     micros,
     nodes::{self, Machines},
 };
 use crate::{
     clock::{self, SinceStart},
-    fault::{Fault, Journal, TimedFault, apply, can_strike, plan::Plan},
+    fault::{Casting, Fault, Journal, Processes, Stage, TimedFault, apply, can_strike, plan::Plan},
     history::{EventKind, Recorder, Stop},
     oracle::Judge,
+    probe::Set,
     workload::Workloads,
-    world::{Cluster, MachineNo, World},
+    world::{Cluster, MachineNo, State, World},
 };
 
 /// How often it is looked whether the servers are up, or everything has come to
@@ -58,17 +61,35 @@ impl Story<'_> {
         let origin = self.set_up(&mut cluster, &machines).await;
 
         let mut journal = Journal::new(self.recorder.clone());
+        let mut casting = Casting::new(self.scenario, self.seed);
         let mut clocks = Clocks::default();
         clocks.tell(&cluster, self.recorder);
-        for (at_us, step) in self.agenda(machines.clients) {
+        for (at_us, step) in self.agenda(&machines.clients) {
             cluster.world.advance_to(origin + at_us).await;
-            take(step, &mut cluster, &clients, &mut journal);
+            match step {
+                Step::Start(machine) => {
+                    cluster.start(machine);
+                }
+                Step::Ended(fault) => journal.ended(&fault),
+                Step::Strike(planned) => {
+                    let stage = OnStage { cluster: &cluster, sets: &machines.sets };
+                    let processes = Running { clients: &clients, bells: &machines.bells };
+                    for fault in casting.cast(&planned, &stage) {
+                        if can_strike(&cluster, &processes, &fault) {
+                            journal.strikes(&fault, &planned);
+                            apply(&mut cluster, &processes, &fault)
+                                .unwrap_or_else(|unknown| panic!("{unknown}"));
+                            journal.has_struck();
+                        }
+                    }
+                }
+            }
             clocks.tell(&cluster, self.recorder);
             self.recorder.read(|history| judge.follow(history));
         }
         cluster.world.advance_to(origin + micros(self.scenario.run_for)).await;
 
-        self.heal(&mut cluster, &mut journal);
+        self.heal(&mut cluster, &machines, &mut journal);
         clocks.tell(&cluster, self.recorder);
         clients.end_chaos();
         self.settle(&mut cluster, &clients, judge).await;
@@ -106,9 +127,9 @@ impl Story<'_> {
     }
 
     /// Everything that is planned, with its time in microseconds, in order.
-    fn agenda(&self, starts: Vec<(u64, MachineNo)>) -> Vec<(u64, Step)> {
+    fn agenda(&self, starts: &[(u64, MachineNo)]) -> Vec<(u64, Step)> {
         let mut agenda: Vec<(u64, Step)> =
-            starts.into_iter().map(|(at_ms, no)| (at_ms * 1000, Step::Start(no))).collect();
+            starts.iter().map(|(at_ms, no)| (at_ms * 1000, Step::Start(*no))).collect();
         for TimedFault { at_ms, fault } in &self.plan.faults {
             agenda.push((at_ms * 1000, Step::Strike(fault.clone())));
             if let Fault::ConsumerStall { for_ms, .. } = fault {
@@ -121,11 +142,15 @@ impl Story<'_> {
     }
 
     /// Whatever the plan left behind ends, and whoever is down starts again.
-    fn heal<W: World>(&self, cluster: &mut Cluster<W>, journal: &mut Journal) {
+    fn heal<W: World>(&self, cluster: &mut Cluster<W>, machines: &Machines, journal: &mut Journal) {
         cluster.heal_all();
         journal.healed();
         for no in (0..cluster.machines().count()).map(MachineNo) {
-            if cluster.machine(no).stopped() != Some(Stop::Graceful) {
+            let bell = machines.bells.get(&cluster.machine(no).name);
+            if bell.is_some_and(Bell::has_rung) {
+                cluster.kill(no);
+            }
+            if bell.is_some() || cluster.machine(no).stopped() != Some(Stop::Graceful) {
                 cluster.start(no);
             }
         }
@@ -157,22 +182,45 @@ impl Story<'_> {
     }
 }
 
-fn take<W: World>(
-    step: Step,
-    cluster: &mut Cluster<W>,
-    clients: &Workloads,
-    journal: &mut Journal,
-) {
-    match step {
-        Step::Start(machine) => {
-            cluster.start(machine);
+/// The brokers as they are when a fault strikes.
+struct OnStage<'a, W: World> {
+    cluster: &'a Cluster<W>,
+    sets: &'a [Rc<Set>],
+}
+
+impl<W: World> Stage for OnStage<'_, W> {
+    fn leader(&self, set: usize) -> Option<Name> {
+        self.sets.get(set)?.leader().cloned()
+    }
+
+    fn is_running(&self, node: &str) -> bool {
+        let machine = self.cluster.find(node).map(|no| self.cluster.machine(no));
+        machine.is_some_and(|machine| machine.state() == State::Running)
+    }
+}
+
+/// What runs on the machines.
+struct Running<'a> {
+    clients: &'a Workloads,
+    bells: &'a BTreeMap<Name, Bell>,
+}
+
+impl Processes for Running<'_> {
+    fn stall(&self, node: &Name, for_ms: u64) {
+        self.clients.stall(node, for_ms);
+    }
+
+    fn slow(&self, node: &Name, handling_ms: u64) {
+        self.clients.slow(node, handling_ms);
+    }
+
+    fn stop(&self, node: &Name) {
+        if let Some(bell) = self.bells.get(node) {
+            bell.ring();
         }
-        Step::Ended(fault) => journal.ended(&fault),
-        Step::Strike(fault) if can_strike(cluster, &fault) => {
-            journal.strikes(&fault);
-            apply(cluster, clients, &fault).unwrap_or_else(|unknown| panic!("{unknown}"));
-            journal.has_struck();
-        }
-        Step::Strike(_) => {}
+    }
+
+    fn is_stopping(&self, node: &Name) -> bool {
+        self.bells.get(node).is_some_and(Bell::has_rung)
     }
 }

@@ -34,7 +34,6 @@ use stormglass_scenarios::{Role, Scenario, Workload, WorkloadKind};
 
 use crate::{
     disk::Timer,
-    fault::Handlers,
     history::{EventKind, FaultId, LaneId, MemberId, OpId, Recorder, Stop, Unanswered},
     oracle::Facts,
 };
@@ -186,16 +185,17 @@ impl Workloads {
     pub fn are_at_rest(&self, facts: &Facts) -> bool {
         !self.0.machines.values().any(|machine| machine.produces.get()) && !facts.is_pending()
     }
-}
 
-impl Handlers for Workloads {
-    fn stall(&self, node: &Name, for_ms: u64) {
+    /// The handlers of this node do not return before `for_ms` have passed.
+    pub fn stall(&self, node: &Name, for_ms: u64) {
         let Some(machine) = self.0.machines.get(node) else { return };
         machine.pacer.stall_until(self.0.time.now_us() + for_ms * 1000);
         self.0.tell_pace(machine);
     }
 
-    fn slow(&self, node: &Name, handling_ms: u64) {
+    /// The handlers of this node take so long for a message; 0 for as long as
+    /// they normally do.
+    pub fn slow(&self, node: &Name, handling_ms: u64) {
         let Some(machine) = self.0.machines.get(node) else { return };
         machine.pacer.slow(Duration::from_millis(handling_ms));
         self.0.tell_pace(machine);

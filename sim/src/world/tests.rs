@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     clock::WALL_AT_START,
     disk::{DiskConfig, Drive},
-    fault::{Fault, Handlers, apply},
+    fault::{Fault, Processes, apply},
 };
 
 type Log = Rc<RefCell<Vec<String>>>;
@@ -94,11 +94,15 @@ impl Watch for Unwatched {
     fn stopped(&self, _why: Stop, _drive: &Drive) {}
 }
 
-struct NoHandlers;
+struct NoProcesses;
 
-impl Handlers for NoHandlers {
+impl Processes for NoProcesses {
     fn stall(&self, _node: &Name, _for_ms: u64) {}
     fn slow(&self, _node: &Name, _handling_ms: u64) {}
+    fn stop(&self, _node: &Name) {}
+    fn is_stopping(&self, _node: &Name) -> bool {
+        false
+    }
 }
 
 async fn conduct<W: World>(world: W, script: &Script, run_ms: u64) -> Vec<String> {
@@ -109,7 +113,7 @@ async fn conduct<W: World>(world: W, script: &Script, run_ms: u64) -> Vec<String
     add(&mut cluster, "client-1", Rc::new(move |rt, _disk| Box::pin(ask(rt, seen.clone()))));
     for (at_ms, fault) in script {
         cluster.world.advance_to(at_ms * 1000).await;
-        apply(&mut cluster, &NoHandlers, fault).unwrap();
+        apply(&mut cluster, &NoProcesses, fault).unwrap();
     }
     cluster.world.advance_to(run_ms * 1000).await;
     log.take()

@@ -6,9 +6,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 20] = [
     "kind = 'kill'\nnode = 'broker'\nrestart_after = '1ms..9s'",
     "kind = 'kill'\nnode = 'any-consumer'",
+    "kind = 'stop'\nnode = 'any-name'\nrestart_after = '1s'",
+    "kind = 'stop'\nnode = 'leader'\nrestart_after = '1s'",
+    "kind = 'power-loss'\nnode = 'brokers'\nrestart_after = '1s'",
+    "kind = 'kill'\nnode = 'set-1'",
+    "kind = 'disk-loss'\nnode = 'any-follower'",
+    "kind = 'partition'\na = ['leader', 'clients']\nb = ['majority']\nfor = '3s'",
     "kind = 'power-loss'\nnode = 'any-client'\nrestart_after = '2s'",
     "kind = 'pause'\nnode = 'any-name'\nfor = '1s..30s'",
     "kind = 'partition'\na = ['brokers']\nb = ['consumers', 'any-producer']\nfor = '3s'",
@@ -32,7 +38,7 @@ prop_compose! {
     ) -> Scenario {
         let mut text = format!("
             name = 'any'\nseeds = [1]\nrun_for = '30s'\nsettle = '10s'
-            cluster = {{ name_servers = {names}, topics = [{{ name = 't' }}] }}
+            cluster = {{ brokers = 3, replicas = 3, name_servers = {names}, topics = [{{ name = 't' }}] }}
             clock = [{{ node = 'broker-1', drift_ppm = 50 }}]
             [[workload]]\nkind = 'produce'\ntopic = 't'\nmembers = 2
             [[workload]]\nkind = 'consume'\ngroup = 'billing'\ntopics = ['t']\nmembers = 3
@@ -63,14 +69,18 @@ struct Damage {
 impl Damage {
     fn strike(&mut self, TimedFault { at_ms, fault }: &TimedFault) {
         match fault.clone() {
-            Fault::Kill { node } | Fault::Pause { node } => self.stop(node, fault.kind()),
-            Fault::PowerLoss { node, .. } => {
+            Fault::Kill { node } | Fault::Pause { node } | Fault::Stop { node } => {
+                self.stop(node, fault.kind());
+            }
+            Fault::PowerLoss { node, .. }
+            | Fault::TailLoss { node, .. }
+            | Fault::DiskLoss { node } => {
                 self.doubtful.remove(&node);
                 self.stop(node, "power-loss");
             }
             Fault::Restart { node } => {
                 let how = self.stopped.remove(&node);
-                assert!(matches!(how, Some("kill" | "power-loss")), "{node} was {how:?}");
+                assert!(matches!(how, Some("kill" | "power-loss" | "stop")), "{node} was {how:?}");
             }
             Fault::Resume { node } => assert_eq!(self.stopped.remove(&node), Some("pause")),
             Fault::Partition { a, b, one_way } => {

@@ -1,0 +1,103 @@
+//! A replica set seen as one broker: the replica that leads and serves shows
+//! what all of them hold. Its reigns are the lives of that broker.
+
+use std::cell::{Cell, RefCell};
+
+use stormglass_core::{
+    broker::View,
+    ids::{Name, Position, Term},
+};
+use stormglass_scenarios::ReplicaSet;
+
+use super::{Pen, chain::Chain, folded::Folded};
+use crate::{
+    disk::SimDisk,
+    history::{EventKind, LaneId, Recorder, Stop},
+};
+
+/// The brokers that hold the same log; often only one.
+pub struct Set {
+    /// Writes on the set's lane; that of a single broker is its own.
+    pen: Pen,
+    replicas: Vec<(LaneId, Name)>,
+    pub(super) folded: RefCell<Folded>,
+    pub(super) chain: RefCell<Chain>,
+    /// Who serves as the leader of which term, and who was the last to do so.
+    reign: Cell<Option<(LaneId, Term)>>,
+    latest: Cell<Option<(LaneId, Term)>>,
+    reigns: Cell<u32>,
+}
+
+impl Set {
+    pub fn new(recorder: Recorder, set: &ReplicaSet) -> Set {
+        let (lane, replicas) = recorder.name(|names| {
+            let replicas = set.brokers.iter().map(|id| (names.lane(id), id.as_str().into()));
+            let replicas: Vec<(LaneId, Name)> = replicas.collect();
+            (names.lane(&set.name), replicas)
+        });
+        let pen = Pen { recorder, lane };
+        let set = Set {
+            folded: RefCell::new(Folded::new(pen.clone())),
+            pen,
+            replicas,
+            chain: RefCell::default(),
+            reign: Cell::new(None),
+            latest: Cell::new(None),
+            reigns: Cell::new(0),
+        };
+        if !set.is_alone() {
+            let replicas = set.replicas.iter().map(|(lane, _)| *lane).collect();
+            set.pen.push(EventKind::Formed { replicas });
+        }
+        set
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.replicas.len() == 1
+    }
+
+    /// The replica that was the last to begin serving as the leader.
+    pub fn leader(&self) -> Option<&Name> {
+        let (latest, _) = self.latest.get()?;
+        self.replicas.iter().find(|(lane, _)| *lane == latest).map(|(_, name)| name)
+    }
+
+    /// A replica serves as the leader of a term. `log_end` is where its log
+    /// ended when it was elected.
+    pub(super) fn is_served_by(
+        &self,
+        leader: LaneId,
+        term: Term,
+        view: &View<'_, SimDisk>,
+        log_end: Position,
+    ) {
+        if self.latest.get().is_some_and(|(_, newest)| newest > term) {
+            return;
+        }
+        let folded = &mut *self.folded.borrow_mut();
+        if self.reign.get() != Some((leader, term)) {
+            self.end_reign();
+            self.reign.set(Some((leader, term)));
+            self.latest.set(Some((leader, term)));
+            self.reigns.set(self.reigns.get() + 1);
+            self.pen.push(EventKind::NodeStarted { life: self.reigns.get() });
+            folded.begin_life();
+            folded.recovered(view, log_end);
+        }
+        folded.observe(view);
+        folded.glance(view);
+    }
+
+    /// A replica does not lead, or not any more.
+    pub(super) fn is_not_served_by(&self, replica: LaneId) {
+        if self.reign.get().is_some_and(|(leader, _)| leader == replica) {
+            self.end_reign();
+        }
+    }
+
+    fn end_reign(&self) {
+        if self.reign.take().is_some() {
+            self.pen.push(EventKind::NodeStopped { why: Stop::Deposed });
+        }
+    }
+}
