@@ -180,7 +180,7 @@ impl ByHand {
             }
             Output::Peer(message) => self.to_peers.push(message),
             Output::Stopped => self.broker = None,
-            Output::Close { .. } | Output::Dial { .. } | Output::Registered => {}
+            Output::Close { .. } | Output::Dial { .. } | Output::Peers(_) | Output::Registered => {}
         }
     }
 

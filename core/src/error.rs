@@ -73,6 +73,9 @@ pub enum StoreError {
     Stopped,
     /// Another replica of the group leads, or nobody does. Nothing was changed.
     NotLeader,
+    /// The log was given up, or another replica's was put in its place: what is
+    /// in memory is void, and the store must be opened again.
+    Replaced,
 }
 
 impl fmt::Display for StoreError {
@@ -85,6 +88,7 @@ impl fmt::Display for StoreError {
             StoreError::Corrupt(corrupt) => corrupt.fmt(f),
             StoreError::Io { doing, file, error } => write!(f, "{doing} {file}: {error}"),
             StoreError::NotLeader => f.write_str("this replica does not lead its group"),
+            StoreError::Replaced => f.write_str("the log was replaced: open it again"),
             StoreError::Stopped => f.write_str("the store stopped after an earlier disk failure"),
         }
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::{
     ids::{LogIndex, NodeId, Position, Term},
-    log::{Entry, Kind},
+    log::{Base, Entry, Kind},
     time::Time,
 };
 
@@ -85,6 +85,49 @@ pub enum Body {
     },
     /// The leader hands over: campaign at once.
     TakeOver,
+    /// This life of the follower holds everything that was ever acknowledged: it
+    /// has a say again.
+    Trust {
+        life: u64,
+    },
+    /// The leader's log no longer has what this follower lacks: it can have the
+    /// leader's snapshot and the log around it.
+    Offer {
+        offer: Offer,
+        sent: Time,
+    },
+    /// What of it the follower wants next.
+    Fetch {
+        base: LogIndex,
+        piece: Piece,
+    },
+    /// The entries from a position on, as far as the offer reaches.
+    LogPiece {
+        from: Position,
+        entries: Vec<Replicated>,
+    },
+    /// Bytes of the snapshot at `base`, from an offset on.
+    StatePiece {
+        base: LogIndex,
+        offset: u64,
+        bytes: Bytes,
+    },
+}
+
+/// What an empty replica is to be filled with: the log behind `start`, where a
+/// segment begins, and a snapshot of the state after `base`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    pub start: Base,
+    pub base: Base,
+    /// Length of the snapshot.
+    pub state_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    Log(Position),
+    State(u64),
 }
 
 /// What every answer to a leader carries.
@@ -93,8 +136,12 @@ pub struct Echo {
     /// When the newest of the leader's messages that this answer knows of was
     /// sent.
     pub sent: Time,
-    /// The follower's life: if it changed, what it said before may be gone.
-    pub life: u32,
+    /// Which life of which store: if it changed, what it said before may be gone.
+    pub life: u64,
+    /// It lost nothing that it had acknowledged, or has caught up since.
+    pub is_trusted: bool,
+    /// It has no use for entries: it wants a snapshot.
+    pub wants_snapshot: bool,
 }
 
 /// An entry on its way to another replica: everything but the header that each

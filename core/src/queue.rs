@@ -10,6 +10,8 @@
 mod block;
 mod rebuild;
 
+pub use rebuild::Rebuilding;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -115,35 +117,16 @@ impl ConsumeQueue {
     /// `Corrupt` if a file it needs is missing.
     pub fn restore<D: Disk>(
         disk: &mut D,
-        snapshot: QueueSnapshot,
+        snapshot: &QueueSnapshot,
         shard: Shard,
-        config: QueueConfig,
+        config: &QueueConfig,
     ) -> Result<ConsumeQueue, StoreError> {
-        let QueueSnapshot { blocks_per_file, first_file, min_slot, end_slot, runs, block } =
-            snapshot;
-        let sound = blocks_per_file > 0
-            && min_slot <= end_slot
-            && end_slot.checked_sub(block.len() as u64).is_some_and(|at| at % PER_BLOCK == 0)
-            && !runs.is_empty()
-            && runs.is_sorted_by(|a, b| a.slot < b.slot && a.offset < b.offset);
-        if !sound {
-            let (file, what) = (format!("snapshot of {shard}"), "it contradicts itself".into());
-            return Err(Corrupt { file, position: None, what }.into());
-        }
-        let config = QueueConfig { blocks_per_file, ..config };
-        let mut queue = ConsumeQueue {
-            runs,
-            min_slot,
-            end_slot,
-            block,
-            saved_min: min_slot,
-            ..ConsumeQueue::new(shard, config)
-        };
-        let on_disk = min_slot..queue.block_start();
+        let mut queue = ConsumeQueue::without_files(snapshot, shard, config)?;
+        let on_disk = queue.min_slot..queue.block_start();
         let needed = queue.file_of(on_disk.start)..queue.file_of(on_disk.end.saturating_sub(1)) + 1;
-        for number in first_file..needed.end {
+        for number in snapshot.first_file..needed.end {
             match disk.open(&queue.name(number)) {
-                Ok((file, len)) if len == blocks_per_file * BLOCK as u64 => {
+                Ok((file, len)) if len == queue.blocks_per_file * BLOCK as u64 => {
                     queue.files.insert(number, file);
                 }
                 Ok((_, len)) if needed.contains(&number) && !on_disk.is_empty() => {
@@ -162,6 +145,27 @@ impl ConsumeQueue {
             }
         }
         Ok(queue)
+    }
+
+    fn without_files(
+        snapshot: &QueueSnapshot,
+        shard: Shard,
+        config: &QueueConfig,
+    ) -> Result<ConsumeQueue, StoreError> {
+        let &QueueSnapshot { blocks_per_file, min_slot, end_slot, .. } = snapshot;
+        let (runs, block) = (snapshot.runs.clone(), snapshot.block.clone());
+        let sound = blocks_per_file > 0
+            && min_slot <= end_slot
+            && end_slot.checked_sub(block.len() as u64).is_some_and(|at| at % PER_BLOCK == 0)
+            && !runs.is_empty()
+            && runs.is_sorted_by(|a, b| a.slot < b.slot && a.offset < b.offset);
+        if !sound {
+            let (file, what) = (format!("snapshot of {shard}"), "it contradicts itself".into());
+            return Err(Corrupt { file, position: None, what }.into());
+        }
+        let config = QueueConfig { blocks_per_file, ..config.clone() };
+        let queue = ConsumeQueue::new(shard, config);
+        Ok(ConsumeQueue { runs, min_slot, end_slot, block, saved_min: min_slot, ..queue })
     }
 
     /// The lowest offset that is kept; `max` if there is none.

@@ -1,14 +1,20 @@
 //! Three brokers that are replicas of one: whoever leads serves, and whatever
 //! was acknowledged is there under the next leader.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use stormglass_core::{
     broker::{BrokerConfig, Input},
     error::StoreError,
     ids::NodeId,
     replication::{Flush, ReplicaSet},
-    wire::{code, request},
+    wire::{
+        Fields,
+        body::{ClusterStatus, MemberChange, ReplicaRole},
+        code,
+        header::TransferLeaderHeader,
+        request,
+    },
 };
 use stormglass_tests::by_hand::{ByHand, Sent, send_fields, small_config};
 
@@ -25,18 +31,10 @@ impl Set {
         Set::with(|_| ())
     }
 
-    pub fn with(change: impl Fn(&mut BrokerConfig)) -> Set {
+    pub fn with(adjust: impl Fn(&mut BrokerConfig)) -> Set {
         let node = |number| {
-            let mut config = small_config(Flush::Sync);
-            change(&mut config);
-            config.replica_set = Some(ReplicaSet {
-                id: NodeId(number),
-                peers: (1..=3).map(|id| (NodeId(id), ([127, 0, 0, 1], id as u16).into())).collect(),
-                election_timeout: Duration::from_millis(100),
-                founding: true,
-            });
-            let mut node = ByHand::with(config);
-            node.seed = number;
+            let mut node = node(number, true);
+            adjust(&mut node.config);
             node.start().unwrap();
             node.config.replica_set.as_mut().unwrap().founding = false;
             node
@@ -47,9 +45,9 @@ impl Set {
     }
 
     pub fn step(&mut self) {
-        for number in 0..3 {
+        for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
-            if matches!(node.failed, Some(StoreError::NotLeader)) {
+            if matches!(node.failed, Some(StoreError::NotLeader | StoreError::Replaced)) {
                 node.kill();
                 node.start().unwrap();
             }
@@ -67,7 +65,7 @@ impl Set {
     /// Runs until one serves that is not isolated.
     pub fn leader(&mut self) -> usize {
         for _ in 0..5_000 {
-            let mut up = (0..3).filter(|at| self.isolated != Some(*at));
+            let mut up = (0..self.nodes.len()).filter(|at| self.isolated != Some(*at));
             if let Some(at) = up.find(|at| self.nodes[*at].is_serving()) {
                 return at;
             }
@@ -92,9 +90,68 @@ impl Set {
         self.ask(at, opaque)
     }
 
+    fn status(&mut self, at: usize) -> ClusterStatus {
+        // It may be about to start again.
+        while self.nodes[at].broker.is_none() {
+            self.step();
+        }
+        let answer = self.nodes[at].ask(request::CLUSTER_STATUS, Fields::default(), Vec::new());
+        ClusterStatus::parse(&answer.expect("every replica answers").body).unwrap()
+    }
+
+    /// The code of the answer to a change of members.
+    fn change(&mut self, at: usize, change: MemberChange) -> i32 {
+        let body = change.to_bytes().to_vec();
+        let opaque = self.nodes[at].request(request::CHANGE_MEMBERS, Fields::default(), body);
+        match self.ask(at, opaque) {
+            Sent::Refused(code) => code,
+            Sent::Ok { .. } => code::SUCCESS,
+            Sent::Unknown => panic!("no answer"),
+        }
+    }
+
+    /// Makes this replica lead, by request.
+    fn transfer(&mut self, to: usize) {
+        self.run_till("successor that is close enough", |set| {
+            let leader = set.leader();
+            let fields = TransferLeaderHeader { to: Some(to as u64 + 1) }.fields();
+            let answer = set.nodes[leader].ask(request::TRANSFER_LEADER, fields, Vec::new());
+            answer.expect("an answer").code == code::SUCCESS
+        });
+        self.run_till("transfer", |set| set.nodes[to].is_serving());
+    }
+
+    fn run_till(&mut self, what: &str, mut done: impl FnMut(&mut Set) -> bool) {
+        for _ in 0..10_000 {
+            if done(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("no {what} after ten seconds");
+    }
+
     pub fn settle(&mut self) {
         (0..300).for_each(|_| self.step());
     }
+}
+
+/// Replica `number` of three, or one that joins them.
+fn node(number: u64, founding: bool) -> ByHand {
+    let mut config = small_config(Flush::Sync);
+    config.replica_set = Some(ReplicaSet {
+        id: NodeId(number),
+        peers: (1..=3).map(|id| (NodeId(id), address(id))).collect(),
+        election_timeout: Duration::from_millis(100),
+        founding,
+    });
+    let mut node = ByHand::with(config);
+    node.seed = number;
+    node
+}
+
+fn address(id: u64) -> SocketAddr {
+    ([127, 0, 0, 1], id as u16).into()
 }
 
 fn ok(offset: u64) -> Sent {
@@ -185,4 +242,94 @@ fn an_orderly_stop_hands_over() {
     }
     assert!(set.nodes[old].broker.is_none(), "it ended");
     assert!((0..3).any(|at| set.nodes[at].is_serving()), "nobody had to time out");
+}
+
+/// Messages of so many kilobytes altogether; returns what the queue holds.
+fn fill(set: &mut Set, kilobytes: usize) -> Vec<(u64, String)> {
+    let leader = set.leader();
+    for number in 0..kilobytes {
+        let body = format!("{number}-{}", "x".repeat(1000));
+        assert!(matches!(set.send(leader, &body), Sent::Ok { .. }));
+    }
+    let consumed = set.nodes[leader].commit_later("readers", "t", 0, kilobytes as i64 - 10);
+    assert!(matches!(set.ask(leader, consumed), Sent::Ok { .. }));
+    set.settle();
+    set.nodes[leader].contents("t", 0)
+}
+
+/// Retention has taken the first messages, so that no replica can replay the
+/// log from its beginning.
+fn short_of_memory(config: &mut BrokerConfig) {
+    config.retain_bytes = Some(200 << 10);
+}
+
+#[test]
+fn followers_drop_old_segments_too() {
+    let mut set = Set::with(short_of_memory);
+    fill(&mut set, 600);
+    for at in 0..3 {
+        let status = set.status(at);
+        assert!(status.own.start > 0, "replica {at} keeps everything");
+        assert!(status.own.committed - status.own.start < 500 << 10, "replica {at} keeps too much");
+    }
+}
+
+#[test]
+fn an_empty_replica_is_filled_and_serves_what_the_others_have() {
+    let mut set = Set::with(short_of_memory);
+    let expected = fill(&mut set, 600);
+    assert!(expected[0].0 > 0, "the first ones have expired");
+    let leader = set.leader();
+    let lost = (leader + 1) % 3;
+    let config = set.nodes[lost].config.clone();
+    set.nodes[lost] = ByHand::with(config);
+    set.nodes[lost].seed = 99;
+    set.nodes[lost].now = set.nodes[leader].now;
+    set.nodes[lost].start().unwrap();
+    assert!(!set.status(lost).own.trusted);
+    set.run_till("trust", |set| set.status(lost).own.trusted);
+    set.settle();
+    let told = set.status(leader).replicas.into_iter().find(|of| of.id == lost as u64 + 1);
+    assert_eq!(told.unwrap().progress.map(|of| (of.trusted, of.bytes_behind)), Some((true, 0)));
+    set.transfer(lost);
+    assert_eq!(set.nodes[lost].contents("t", 0), expected);
+    assert_eq!(set.nodes[lost].committed("readers", "t", 0), Some(590), "O2");
+    assert_eq!(set.send(lost, "after"), ok(600));
+    // What it was given survives its next start.
+    set.nodes[lost].power_loss();
+    set.nodes[lost].start().unwrap();
+    set.settle();
+    set.leader();
+    set.settle();
+    set.transfer(lost);
+    assert_eq!(set.nodes[lost].contents("t", 0)[..expected.len()], expected);
+}
+
+#[test]
+fn replicas_are_added_replaced_and_removed_while_they_serve() {
+    let mut set = Set::with(short_of_memory);
+    let expected = fill(&mut set, 400);
+    let old = set.leader();
+    let follower = (old + 1) % 3;
+    let (id, by) = (old as u64 + 1, 4);
+    let replace = MemberChange::Replace { id, by, address: address(by) };
+    assert_eq!(set.change(follower, replace), code::NOT_LEADER);
+    let mut joins = node(by, false);
+    joins.now = set.nodes[old].now;
+    joins.start().unwrap();
+    set.nodes.push(joins);
+    assert_eq!(set.change(old, replace), code::SUCCESS);
+    assert_eq!(set.change(old, MemberChange::Remove { id: 2 }), code::SYSTEM_BUSY, "one at a time");
+    set.run_till("exchange", |set| {
+        let leader = set.leader();
+        let status = set.status(leader);
+        let voters = status.replicas.iter().filter(|of| of.role == ReplicaRole::Voter);
+        !status.changing && voters.count() == 3 && status.replicas.iter().all(|of| of.id != id)
+    });
+    set.run_till("farewell", |set| set.status(old).own.removed);
+    assert!(!set.nodes[old].is_serving(), "the leader that leaves hands over first");
+    set.transfer(3);
+    assert_eq!(set.nodes[3].contents("t", 0), expected);
+    assert_eq!(set.send(3, "after"), ok(400));
+    assert_eq!(set.change(3, MemberChange::Remove { id }), code::ILLEGAL_OPERATION, "it is gone");
 }

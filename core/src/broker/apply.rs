@@ -117,6 +117,7 @@ impl<D: Disk> Broker<D> {
                 }
                 answer
             }
+            Proposal::Members { answer } => answer,
             Proposal::Command { command, at, answer } => {
                 self.apply_command(now, &command, at);
                 answer
@@ -142,6 +143,9 @@ impl<D: Disk> Broker<D> {
     /// Applies the next entry that an earlier process left in the log; false if
     /// there is none before `committed`.
     fn apply_logged(&mut self, committed: Position) -> Result<bool, StoreError> {
+        if self.applied.position >= committed {
+            return Ok(false);
+        }
         let Some(entry) = self.replica.entry_at(self.applied.position)? else { return Ok(false) };
         if entry.place.end > committed {
             return Ok(false);
@@ -180,7 +184,8 @@ impl<D: Disk> Broker<D> {
                     self.state.apply_command(&command, *position);
                 }
             }
-            Kind::Mark => {}
+            // The replica follows its configuration by itself.
+            Kind::Mark | Kind::Configuration => {}
         }
         self.applied_to(entry.place);
         Ok(true)

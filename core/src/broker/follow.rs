@@ -10,10 +10,19 @@ impl<D: Disk> Broker<D> {
     /// behind everything that earlier leaders committed (R5).
     pub(super) fn follow(&mut self, now: Now) -> Result<bool, StoreError> {
         self.replica.write(now.mono)?;
-        self.apply_committed(now)?;
+        match self.apply_committed(now) {
+            // Repaired from the others, and not fit to lead before.
+            Err(StoreError::Corrupt(damage)) if self.is_following() => {
+                tracing::error!(%damage, "this replica cannot follow its own log");
+                self.replica.note_damage()?;
+            }
+            done => done?,
+        }
+        self.tell_peers();
         if self.phase != Phase::Recovering {
             return Ok(false);
         }
+        self.scan_retention(now)?;
         self.start_sync(now)?;
         self.register(now);
         Ok(true)
@@ -38,6 +47,40 @@ impl<D: Disk> Broker<D> {
             return Ok(());
         }
         Err(StoreError::NotLeader)
+    }
+
+    /// Whether a successor is being asked to lead: nothing can be proposed, and
+    /// what is committed is still applied and answered.
+    pub(super) fn hands_over(&mut self, now: Now) -> Result<bool, StoreError> {
+        if !self.is_serving() || !self.replica.is_handing_over() {
+            return Ok(false);
+        }
+        self.replica.write(now.mono)?;
+        self.apply_committed(now)?;
+        self.check_leadership()?;
+        self.start_sync(now)?;
+        Ok(true)
+    }
+
+    /// Reads that failed are noted once per batch: the disk needs repair.
+    pub(super) fn note_damage(&mut self) -> Result<(), StoreError> {
+        if self.counters.corrupt_reads == self.damage_noted {
+            return Ok(());
+        }
+        self.damage_noted = self.counters.corrupt_reads;
+        self.replica.note_damage()
+    }
+
+    /// Where the other replicas are, whenever that changes.
+    pub(super) fn tell_peers(&mut self) {
+        let since = self.replica.members_since();
+        if self.peers_told != since {
+            self.peers_told = since;
+            let addresses = self.replica.configuration().addresses();
+            if !addresses.is_empty() {
+                self.outputs.push_back(Output::Peers(addresses));
+            }
+        }
     }
 
     pub(super) fn send_to_peers(&mut self) {

@@ -8,6 +8,7 @@ pub mod config;
 
 mod acks;
 mod apply;
+mod cluster;
 mod command;
 mod dead_letters;
 mod delay;
@@ -64,7 +65,7 @@ use self::{
     sequences::Sequencing,
     session::Sessions,
     snapshot::Snapshotting,
-    state::{Dispatch, State},
+    state::{Dispatch, Saved, State},
     transactions::Transactions,
 };
 pub use self::{
@@ -78,10 +79,10 @@ pub use self::{
 };
 use crate::{
     error::StoreError,
-    ids::{ConnId, Name, NodeId, Shard, Term},
+    ids::{ConnId, LogIndex, Name, NodeId, Shard, Term},
     log::{self, Base, Draft, SyncTicket},
     peer,
-    replication::{Flush, Replica},
+    replication::{Flush, Folded, Replica},
     rng::Rng,
     runtime::Disk,
     time::{Now, Time},
@@ -142,13 +143,15 @@ pub enum Output<D: Disk> {
     },
     /// For another replica; may be lost.
     Peer(peer::Message),
+    /// Where all replicas of the set are from now on, this one too.
+    Peers(BTreeMap<NodeId, SocketAddr>),
     /// Topics or the broker's role changed: the name server on the same node
     /// shall know. First when it is known what the broker is to its set.
     Registered,
     /// The broker ended in order.
     Stopped,
-    /// The store failed (L2), or another replica leads now (`NotLeader`): the
-    /// broker must be opened again.
+    /// The store failed (L2). Or the broker must be opened again, because another
+    /// replica leads now (`NotLeader`) or the log was given up (`Replaced`).
     Failed(StoreError),
 }
 
@@ -211,6 +214,10 @@ pub struct Broker<D: Disk> {
     draft: Draft,
     scratch: Scratch,
     counters: Counters,
+    /// The corrupt reads among them that the replica knows of.
+    damage_noted: u64,
+    /// The configuration whose addresses were told.
+    peers_told: Option<LogIndex>,
 }
 
 /// Buffers that live on between requests, so that a send allocates little.
@@ -254,17 +261,25 @@ impl<D: Disk> Broker<D> {
     /// opening record are through; until then it answers that it is not ready.
     pub fn open(config: BrokerConfig, mut disk: D, seed: u64) -> Result<Broker<D>, StoreError> {
         let snapshot = log::snapshot::newest(&mut disk)?;
-        let base = snapshot.as_ref().map_or(Base::default(), |snapshot| snapshot.base);
+        let saved = snapshot.as_ref().map(|snapshot| Saved::decode(&snapshot.payload));
+        let saved = saved.transpose()?;
+        let folded = Folded {
+            base: snapshot.as_ref().map_or(Base::default(), |snapshot| snapshot.base),
+            configuration: saved.as_ref().and_then(Saved::configuration),
+        };
         let mut log = config.log.clone();
         log.birth_id = Rng::new(seed).next();
-        let mut replica =
-            Replica::open(disk, log, config.flush, base, config.replica_set.as_ref(), seed)?;
+        let (mut replica, base) =
+            Replica::open(disk, log, config.flush, folded, config.replica_set.as_ref(), seed)?;
         let mut queue = config.queue.clone();
         queue.store_id = replica.log().store_id();
-        let (_, disk) = replica.parts();
-        let state = match snapshot {
-            Some(snapshot) => State::restore(disk, queue, &snapshot.payload)?,
-            None => State::new(queue),
+        let (log, disk) = replica.parts();
+        let state = match snapshot.zip(saved) {
+            Some((snapshot, saved)) if snapshot.base == base => {
+                let has_files = !snapshot.is_received;
+                State::restore(disk, log, queue, saved, base.position, has_files)?
+            }
+            _ => State::new(queue),
         };
         replica.prepare()?;
         Ok(Broker {
@@ -299,6 +314,8 @@ impl<D: Disk> Broker<D> {
             draft: Draft::default(),
             scratch: Scratch::default(),
             counters: Counters::default(),
+            damage_noted: 0,
+            peers_told: None,
             config,
         })
     }
@@ -399,10 +416,12 @@ impl<D: Disk> Broker<D> {
             return Ok(());
         }
         self.check_leadership()?;
-        if self.phase == Phase::Ended {
+        if self.phase == Phase::Ended || self.hands_over(now)? {
             return Ok(());
         }
         self.look_for_room(now)?;
+        self.tell_peers();
+        self.note_damage()?;
         self.expire_parked(now);
         self.expire_pops(now);
         self.revive_due(now)?;
@@ -465,7 +484,7 @@ impl<D: Disk> Broker<D> {
         match self.phase {
             Phase::Serving => {
                 self.flush_all_offsets()?;
-                self.replica.hand_over();
+                self.replica.hand_over(None);
                 self.phase = Phase::Stopping;
             }
             Phase::Recovering | Phase::Starting | Phase::Full => {

@@ -45,6 +45,10 @@ pub(super) enum Proposal {
         at: Position,
         answer: Answer,
     },
+    /// The replica follows it by itself.
+    Members {
+        answer: Answer,
+    },
 }
 
 /// What is said once a proposal is applied.

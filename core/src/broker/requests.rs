@@ -20,7 +20,11 @@ impl<D: Disk> Broker<D> {
             return;
         }
         let reply_to = frame.reply_to();
-        let handled = if self.is_serving() && now.mono <= self.replica.lease_until() {
+        let leads = now.mono <= self.replica.lease_until() && !self.replica.is_handing_over();
+        let handled = if (request::CLUSTER_STATUS..=request::TRANSFER_LEADER).contains(&frame.code)
+        {
+            self.request_about_set(conn, &frame)
+        } else if self.is_serving() && leads {
             self.request(now, conn, frame)
         } else if self.is_following() {
             self.request_of_follower(now, conn, frame)
@@ -29,6 +33,15 @@ impl<D: Disk> Broker<D> {
         };
         if let Err(rejected) = handled {
             self.refuse(conn, reply_to, rejected);
+        }
+    }
+
+    /// What any replica answers, if only with who leads.
+    fn request_about_set(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
+        match frame.code {
+            request::CLUSTER_STATUS => self.cluster_status(conn, frame),
+            request::CHANGE_MEMBERS => self.change_members(conn, frame),
+            _ => self.transfer_leader(conn, frame),
         }
     }
 

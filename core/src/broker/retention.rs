@@ -93,7 +93,8 @@ impl<D: Disk> Broker<D> {
         }
         let pause = self.config.retain_for.map_or(SCAN, |keep| SCAN.min(keep / 4));
         self.retention.next_scan = Some(now.mono + pause);
-        if self.is_serving() { self.retain(now) } else { Ok(()) }
+        let may = self.is_serving() || self.is_following();
+        if may { self.retain(now) } else { Ok(()) }
     }
 
     /// Drops the segments that nothing asks to keep; those that a restart still
@@ -123,6 +124,10 @@ impl<D: Disk> Broker<D> {
         to = self.reach(to.min(self.snapshot.position));
         if to <= needed || to <= self.state.passed.to {
             return self.drop_before(to);
+        }
+        if self.is_following() {
+            // The leader decides who is passed.
+            return self.drop_before(self.reach(to.min(needed.max(self.state.passed.to))));
         }
         if self.retention.is_deciding {
             return Ok(());
@@ -259,7 +264,7 @@ impl<D: Disk> Broker<D> {
                     Kind::Pointers => {
                         return Ok(Some(Pointer::decode(part, *position)?.store_wall));
                     }
-                    Kind::Command | Kind::Mark => {}
+                    Kind::Command | Kind::Mark | Kind::Configuration => {}
                 }
             }
             at = entry.place.end;

@@ -3,6 +3,7 @@
 use super::{Broker, Output};
 use crate::{
     error::StoreError,
+    ids::LogIndex,
     log::{self, Base, SyncTicket, snapshot::Unpublished},
     runtime::{Disk, FileId},
     time::Now,
@@ -29,9 +30,16 @@ impl<D: Disk> Broker<D> {
     pub(super) fn advance_snapshot(&mut self, now: Now) -> Result<(), StoreError> {
         let since = self.applied.position.0 - self.snapshot.position.0;
         let is_due = since >= self.config.snapshot_every || self.retention.waits_for_snapshot;
+        // A set's first one says who belongs to it, whatever its nodes are told
+        // at their next start.
+        let is_first = self.snapshot.index == LogIndex(0) && self.config.replica_set.is_some();
         let may = self.is_serving() || self.is_following();
-        if is_due && may && matches!(self.snapshotting, Snapshotting::Idle) {
-            let (payload, files) = self.state.snapshot();
+        if (is_due || is_first)
+            && since > 0
+            && may
+            && matches!(self.snapshotting, Snapshotting::Idle)
+        {
+            let (payload, files) = self.state.snapshot(self.replica.configuration());
             self.snapshotting = Snapshotting::Taken { base: self.applied, payload, files };
         }
         if self.replica.is_syncing() {

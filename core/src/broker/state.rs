@@ -1,9 +1,11 @@
 //! The folded state: everything the broker knows is what the committed log says,
 //! kept here, and written out as a snapshot now and then.
 
+mod saved;
+
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+pub use saved::Saved;
 
 use super::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
@@ -23,8 +25,8 @@ use crate::{
     ids::{Name, Position, Shard},
     message::{Peek, property, tag_hash},
     pointer::{Held, Hold, Pointer, Settles},
-    queue::{ConsumeQueue, QueueConfig, QueueEntry, QueueSnapshot},
-    runtime::{Disk, FileId},
+    queue::{ConsumeQueue, QueueConfig, QueueEntry},
+    runtime::Disk,
     wire::body::perm,
 };
 
@@ -423,125 +425,9 @@ impl State {
         Ok(())
     }
 
-    /// The state as bytes, and the files of consume queues that must become
-    /// durable along with them.
-    pub fn snapshot(&mut self) -> (Vec<u8>, Vec<FileId>) {
-        let mut files = Vec::new();
-        let mut topics = Vec::new();
-        for topic in &mut self.topics {
-            let mut queues = Vec::new();
-            for queue in &mut topic.queues {
-                let (saved, dirty) = queue.index.snapshot();
-                queues.push(saved);
-                files.extend(dirty);
-            }
-            topics.push((topic.config.clone(), queues));
-        }
-        let snapshot = Snapshot {
-            version: SNAPSHOT_VERSION,
-            topics,
-            groups: self.groups.values().cloned().collect(),
-            offsets: self
-                .offsets()
-                .map(|(group, shard, offset)| OffsetCommit {
-                    group: group.clone(),
-                    topic: shard.topic.clone(),
-                    queue: shard.queue,
-                    offset,
-                    resets: 0,
-                })
-                .collect(),
-            passed: self.passed.clone(),
-            resets: self.resets.clone(),
-            locks: self.locks.snapshot(),
-            leases: self.leases.snapshot(),
-            sequences: self.sequences.snapshot(),
-            halves: self.halves.snapshot(),
-            timers: self.timers.snapshot(),
-            sent_back: self.sent_back.clone(),
-            replayed: self.replayed.clone(),
-            roots: self.roots.clone(),
-            async_flush: self.async_flush,
-            expired: self.expired,
-        };
-        let bytes = postcard::to_allocvec(&snapshot).expect("snapshots have no unencodable parts");
-        (bytes, files)
-    }
-
     /// The last snapshot is durable: what it no longer needs may go.
     pub fn saved(&mut self, disk: &mut impl Disk) -> Result<(), StoreError> {
         let mut queues = self.topics.iter_mut().flat_map(|topic| &mut topic.queues);
         queues.try_for_each(|queue| queue.index.saved(disk))
     }
-
-    pub fn restore(
-        disk: &mut impl Disk,
-        queue_config: QueueConfig,
-        bytes: &[u8],
-    ) -> Result<State, StoreError> {
-        let corrupt = |what: String| Corrupt { file: "snapshot".into(), position: None, what };
-        let snapshot: Snapshot =
-            postcard::from_bytes(bytes).map_err(|e| corrupt(format!("not a snapshot: {e}")))?;
-        if snapshot.version != SNAPSHOT_VERSION {
-            return Err(corrupt(format!(
-                "a snapshot of version {}; this broker knows version {SNAPSHOT_VERSION}",
-                snapshot.version
-            ))
-            .into());
-        }
-        let mut state = State::new(queue_config.clone());
-        state.async_flush = snapshot.async_flush;
-        state.passed = snapshot.passed;
-        state.resets = snapshot.resets;
-        state.locks = Locks::restore(snapshot.locks);
-        state.leases = Leases::restore(snapshot.leases);
-        state.sequences = Sequences::restore(snapshot.sequences);
-        state.expired = snapshot.expired;
-        state.halves = Halves::restore(snapshot.halves)
-            .ok_or_else(|| corrupt("half messages that contradict themselves".into()))?;
-        state.timers = Timers::restore(snapshot.timers)?;
-        state.sent_back = snapshot.sent_back;
-        state.replayed = snapshot.replayed;
-        state.roots = snapshot.roots;
-        for (config, queues) in snapshot.topics {
-            let mut restored = Vec::new();
-            for (queue, saved) in (0..).zip(queues) {
-                let shard = Shard { topic: config.name.clone(), queue };
-                let index = ConsumeQueue::restore(disk, saved, shard, queue_config.clone())?;
-                restored.push(Queue { next: index.max(), index });
-            }
-            state.numbers.insert(config.name.clone(), state.topics.len() as u32);
-            state.topics.push(Topic { config, queues: restored });
-        }
-        for config in snapshot.groups {
-            state.groups.insert(config.name.clone(), config);
-        }
-        for commit in snapshot.offsets {
-            let shard = Shard { topic: commit.topic, queue: commit.queue };
-            state.offsets.entry(commit.group).or_default().insert(shard, commit.offset);
-        }
-        Ok(state)
-    }
-}
-
-const SNAPSHOT_VERSION: u8 = 3;
-
-#[derive(Serialize, Deserialize)]
-struct Snapshot {
-    version: u8,
-    topics: Vec<(TopicConfig, Vec<QueueSnapshot>)>,
-    groups: Vec<GroupConfig>,
-    offsets: Vec<OffsetCommit>,
-    passed: PassedGroups,
-    resets: Resets,
-    locks: Vec<(Name, Shard, Owner)>,
-    leases: Vec<SharedQueue>,
-    sequences: SequencesSnapshot,
-    halves: HalvesSnapshot,
-    timers: timers::Snapshot,
-    sent_back: SentBack,
-    replayed: Replayed,
-    roots: Roots,
-    async_flush: bool,
-    expired: u64,
 }

@@ -172,6 +172,7 @@ impl CommitLog {
         }
         let start = self.end;
         let index = LogIndex(self.last.0.0 + 1);
+        let kind = draft.kind();
         let life = self.identity.1.life();
         let stamp = Stamp { term, index, life, claim: self.durable };
         let bytes = draft.finish(self.seal, start, stamp, places);
@@ -181,7 +182,7 @@ impl CommitLog {
         self.last = (index, term);
         let place = Place { index, term, start, end: self.end };
         if let Some(known) = &mut self.index {
-            known.push(place, start == active.start);
+            known.push(place, kind, start == active.start);
         }
         Ok(place)
     }
@@ -306,6 +307,11 @@ impl CommitLog {
 
     pub fn last_term(&self) -> Term {
         self.last.1
+    }
+
+    /// Length of a new segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.config.segment_bytes
     }
 
     /// The random number that tells this store's files from all others'.

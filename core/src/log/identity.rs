@@ -12,8 +12,8 @@ use crate::{
 };
 
 const FILE: &str = "store";
-const MAGIC: u32 = 0x5347_5332;
-const SLOT: usize = 96;
+const MAGIC: u32 = 0x5347_5333;
+const SLOT: usize = 112;
 /// The slots lie on different pages.
 const SLOT_DISTANCE: u64 = 4096;
 
@@ -38,6 +38,18 @@ pub(super) struct Identity {
     pub cuts: [Cut; 2],
     /// The log lost what it may have acknowledged to a leader.
     pub is_distrusted: bool,
+    /// What the log must hold before a blank replica that lost nothing is trusted
+    /// like before.
+    pub owes: LogIndex,
+    /// Nothing on this disk counts until another replica's log has been
+    /// installed on it as a whole.
+    pub is_blank: bool,
+    /// Something on this disk could not be read as it was written. The rest is
+    /// good until another replica's log takes its place.
+    pub is_damaged: bool,
+    /// No segment before this one belongs to the log: it was installed, and the
+    /// removal of older ones may be undone by a crash.
+    pub begins: Position,
 }
 
 /// From a position on, only what was written in a certain life or later belongs
@@ -70,7 +82,17 @@ impl Identity {
             commit: LogIndex(0),
             cuts: [Cut::default(); 2],
             is_distrusted: false,
+            owes: LogIndex(0),
+            is_blank: false,
+            is_damaged: false,
+            begins: Position(0),
         }
+    }
+
+    /// The same store with nothing on it. What it voted counts all the same.
+    pub fn blank(self) -> Identity {
+        let (durable, begins) = (Position(0), Position(0));
+        Identity { durable, begins, commit: LogIndex(0), is_damaged: false, ..self }
     }
 
     /// What the disk says, or `None` if nothing legible is there.
@@ -130,7 +152,10 @@ impl Identity {
     fn encode(&self) -> [u8; SLOT] {
         let mut out = [0; SLOT];
         out[4..8].copy_from_slice(&MAGIC.to_le_bytes());
-        let flags = u64::from(self.clean) | u64::from(self.is_distrusted) << 1;
+        let flags = u64::from(self.clean)
+            | u64::from(self.is_distrusted) << 1
+            | u64::from(self.is_blank) << 2
+            | u64::from(self.is_damaged) << 3;
         let numbers = [
             self.store_id,
             self.number,
@@ -143,6 +168,8 @@ impl Identity {
             u64::from(self.cuts[0].life),
             self.cuts[1].at.0,
             u64::from(self.cuts[1].life),
+            self.begins.0,
+            self.owes.0,
         ];
         for (room, number) in out[8..].chunks_exact_mut(8).zip(numbers) {
             room.copy_from_slice(&number.to_le_bytes());
@@ -161,12 +188,16 @@ impl Identity {
             durable: Position(u64_at(bytes, 32)),
             clean: u64_at(bytes, 40) & 1 != 0,
             is_distrusted: u64_at(bytes, 40) & 2 != 0,
+            is_blank: u64_at(bytes, 40) & 4 != 0,
+            is_damaged: u64_at(bytes, 40) & 8 != 0,
             vote: u64_at(bytes, 48),
             commit: LogIndex(u64_at(bytes, 56)),
             cuts: [64, 80].map(|at| Cut {
                 at: Position(u64_at(bytes, at)),
                 life: u64_at(bytes, at + 8) as u32,
             }),
+            begins: Position(u64_at(bytes, 96)),
+            owes: LogIndex(u64_at(bytes, 104)),
         })
     }
 

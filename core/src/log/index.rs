@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Base, Place};
+use super::{Base, Kind, Place};
 use crate::ids::{LogIndex, Position, Term};
 
 /// A mark is set at least this far from the one before.
@@ -24,6 +24,8 @@ pub(super) struct Index {
     marks: VecDeque<(LogIndex, Position)>,
     /// The ends of the last entries.
     recent: VecDeque<Position>,
+    /// The entries that say who belongs to the group.
+    configurations: VecDeque<LogIndex>,
 }
 
 impl Index {
@@ -34,11 +36,12 @@ impl Index {
             terms: VecDeque::new(),
             marks: VecDeque::new(),
             recent: VecDeque::new(),
+            configurations: VecDeque::new(),
         }
     }
 
     /// Takes the next entry; `opens` says that it is its segment's first.
-    pub fn push(&mut self, place: Place, opens: bool) {
+    pub fn push(&mut self, place: Place, kind: Kind, opens: bool) {
         assert_eq!(place.index.0, self.last.0 + 1, "entries come in order");
         self.last = place.index;
         if self.terms.back().map_or(self.base.term, |(_, term)| *term) != place.term {
@@ -48,10 +51,29 @@ impl Index {
         if opens || place.start.0 - marked.0 >= STRIDE {
             self.marks.push_back((place.index, place.start));
         }
+        if kind == Kind::Configuration {
+            self.configurations.push_back(place.index);
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(place.end);
+    }
+
+    /// Extends this index to the front: `older` ends where it begins.
+    pub fn prepend(&mut self, mut older: Index) {
+        assert_eq!(older.last, self.base.index, "entries come in order");
+        let first = LogIndex(self.base.index.0 + 1);
+        if older.marks.back().is_none_or(|(index, _)| *index < first) && self.last >= first {
+            older.marks.push_back((first, self.base.position));
+        }
+        let last_term = older.terms.back().map_or(older.base.term, |(_, term)| *term);
+        older.terms.extend(self.terms.drain(..).filter(|(_, term)| *term != last_term));
+        let known = older.marks.back().map_or(LogIndex(0), |(index, _)| *index);
+        older.marks.extend(self.marks.drain(..).filter(|(index, _)| *index > known));
+        older.configurations.append(&mut self.configurations);
+        older.recent = std::mem::take(&mut self.recent);
+        *self = Index { last: self.last, ..older };
     }
 
     pub fn truncate(&mut self, after: LogIndex) {
@@ -61,6 +83,8 @@ impl Index {
         self.last = after;
         self.terms.truncate(self.terms.partition_point(|(first, _)| *first <= after));
         self.marks.truncate(self.marks.partition_point(|(index, _)| *index <= after));
+        let kept = self.configurations.partition_point(|index| *index <= after);
+        self.configurations.truncate(kept);
     }
 
     /// Forgets what lies before `start`, where a segment begins.
@@ -74,9 +98,22 @@ impl Index {
         let term = self.term_at(index).expect("it is still known");
         self.base = Base { position: start, index, term };
         self.marks.drain(..gone);
+        let gone = self.configurations.partition_point(|known| *known <= index);
+        self.configurations.drain(..gone);
         while self.terms.get(1).is_some_and(|(first, _)| *first <= index) {
             self.terms.pop_front();
         }
+    }
+
+    /// The entries from one up to another, which is left out, that say who
+    /// belongs to the group.
+    pub fn configurations(&self, from: LogIndex, to: LogIndex) -> impl Iterator<Item = LogIndex> {
+        self.configurations.iter().copied().filter(move |index| (from..to).contains(index))
+    }
+
+    /// Where the entry before the first one ends, or where that one is looked for.
+    pub fn base(&self) -> Position {
+        self.base.position
     }
 
     /// The first entry that can be read.

@@ -4,6 +4,7 @@
 //! segments of fixed length; a [`Position`] counts bytes through all of them.
 //! What can be believed after a crash, and why, is told in [`recovery`].
 
+mod blank;
 mod commit_log;
 mod identity;
 mod index;

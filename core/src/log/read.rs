@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::{
-    CommitLog, Entry, Kind, Place,
-    record::{Form, HEADER, Header, PART_HEAD, check_part, u32_at},
+    Base, CommitLog, Entry, Kind, Place,
+    index::Index,
+    record::{HEADER, Header, PART_HEAD, check_part, u32_at},
     segment::{Segment, Step},
 };
 use crate::{
@@ -98,6 +99,18 @@ impl CommitLog {
         Ok(at)
     }
 
+    /// The entries from one up to another, which is left out, that say who
+    /// belongs to the group.
+    pub fn configurations(&self, from: LogIndex, to: LogIndex) -> impl Iterator<Item = LogIndex> {
+        self.index.iter().flat_map(move |index| index.configurations(from, to))
+    }
+
+    /// About where an entry lies: at most 64 KiB before it.
+    pub fn place_near(&self, index: LogIndex) -> Position {
+        let known = self.index.as_ref().map(|known| known.before(index).1);
+        known.unwrap_or(self.end).min(self.end)
+    }
+
     /// An index behind `from`, no later than `to`, up to which there are about
     /// `bytes` bytes of entries.
     pub fn batch_end(&self, from: LogIndex, to: LogIndex, bytes: u64) -> LogIndex {
@@ -130,6 +143,71 @@ impl CommitLog {
         Ok(entries)
     }
 
+    /// The written entries from a boundary up to another: as many as fit into
+    /// `bytes` and `limit`, but at least one if there is any.
+    pub fn stretch<D: Disk>(
+        &self,
+        disk: &mut D,
+        mut at: Position,
+        end: Position,
+        bytes: u64,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let from = at;
+        let mut entries = Vec::new();
+        while entries.len() < limit
+            && let Some(entry) = self.entry_at(disk, at)?
+        {
+            let is_long = entry.place.end.0 - from.0 > bytes;
+            if entry.place.end > end || (is_long && !entries.is_empty()) {
+                break;
+            }
+            at = entry.place.end;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Sees to it that entries can be looked up from `wanted` on, which a process
+    /// that started from a later snapshot does not know. False if they are gone.
+    /// Reads the log from the segment before on: seconds, if segments are large.
+    pub fn index_from<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        wanted: LogIndex,
+    ) -> Result<bool, StoreError> {
+        let Some(known) = &self.index else { return Ok(false) };
+        if known.first() <= wanted {
+            return Ok(true);
+        }
+        let end = known.base();
+        let before = self.segments.iter().rev().filter(|segment| segment.start < end);
+        let mut found = None;
+        for start in before.map(|segment| segment.start) {
+            match self.entry_at(disk, start)? {
+                Some(first) if first.place.index < wanted => {
+                    found = Some(first);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        let Some(first) = found else { return Ok(false) };
+        let Place { index, term, end: position, .. } = first.place;
+        let mut older = Index::new(Base { position, index, term });
+        let mut at = position;
+        while let Some(entry) = self.entry_at(disk, at)?
+            && entry.place.end <= end
+        {
+            let opens = self.segment_start(entry.place.start) == entry.place.start;
+            older.push(entry.place, entry.kind, opens);
+            at = entry.place.end;
+        }
+        let known = self.index.as_mut().expect("there is one");
+        known.prepend(older);
+        Ok(true)
+    }
+
     /// The start of the segment that holds `at`, a boundary for `entry_at`; the
     /// log's start if none does.
     pub fn segment_start(&self, at: Position) -> Position {
@@ -151,7 +229,7 @@ impl CommitLog {
 }
 
 fn entry(start: Position, header: Header, parts: Vec<(Position, Bytes)>) -> Entry {
-    let Form::Entry(kind) = header.form else { unreachable!("a pad is not read as an entry") };
+    let kind = header.kind();
     let end = Position(start.0 + header.size());
     let place = Place { index: header.stamp.index, term: header.stamp.term, start, end };
     debug_assert!(kind != Kind::Mark || parts.is_empty());

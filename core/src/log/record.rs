@@ -44,6 +44,8 @@ pub enum Kind {
     Held,
     /// Encoded `pointer::Pointer`s: records written before become visible.
     Pointers,
+    /// Who belongs to the group: an encoded `replication::Configuration`.
+    Configuration,
     /// Nothing. Appended to an idle log so that its claim covers what was
     /// synced last.
     Mark,
@@ -64,11 +66,13 @@ impl Kind {
             Kind::Mark => 3,
             Kind::Held => 5,
             Kind::Pointers => 6,
+            Kind::Configuration => 7,
         }
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Kind> {
-        let kinds = [Kind::Messages, Kind::Command, Kind::Mark, Kind::Held, Kind::Pointers];
+        use Kind::{Command, Configuration, Held, Mark, Messages, Pointers};
+        let kinds = [Messages, Command, Mark, Held, Pointers, Configuration];
         kinds.into_iter().find(|kind| kind.code() == code)
     }
 }
@@ -174,6 +178,14 @@ impl Header {
         })
     }
 
+    /// Of an entry; a pad is none.
+    pub fn kind(&self) -> Kind {
+        match self.form {
+            Form::Entry(kind) => kind,
+            Form::Pad => unreachable!("a pad is not read as an entry"),
+        }
+    }
+
     /// Bytes that the entry takes, filler included.
     pub fn size(&self) -> u64 {
         u64::from(self.len).next_multiple_of(8)
@@ -260,6 +272,10 @@ impl Draft {
         write(&mut self.bytes);
         assert!(self.bytes.len() >= start, "a part only appends");
         self.starts.push(start);
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Tells all replicas that this entry commits only when it is durable.

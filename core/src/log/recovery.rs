@@ -34,7 +34,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Base, CommitLog, LogConfig, Place, Replicas,
+    Base, CommitLog, LogConfig, Place, Replicas, blank,
     commit_log::{Phase, Staged, Syncs},
     identity::{self, Identity},
     index::Index,
@@ -61,6 +61,8 @@ pub struct Recovered {
     /// A term that no earlier life of this store has used, for a group of one
     /// to append under.
     pub fresh_term: Term,
+    /// What `open` was given, or the beginning if nothing on the disk counts.
+    pub base: Base,
     /// Where the log ends.
     pub end: Position,
     /// The last life stopped with [`CommitLog::close`](super::CommitLog::close),
@@ -80,23 +82,47 @@ struct Tail {
     index: Option<Index>,
 }
 
+/// A replica of a group that cannot make sense of its disk sets everything
+/// aside and begins blank; a single one refuses.
 pub(super) fn open<D: Disk>(
     disk: &mut D,
-    config: LogConfig,
+    mut config: LogConfig,
     base: Base,
+) -> Result<(CommitLog, Recovered), StoreError> {
+    match find(disk, config.clone(), base) {
+        Err(StoreError::Corrupt(damage)) if config.replicas != Replicas::Alone => {
+            blank::set_aside(disk, &mut config)?;
+            let (log, found) = find(disk, config, Base::default())?;
+            Ok((log, Recovered { damage: Some(damage), ..found }))
+        }
+        done => done,
+    }
+}
+
+fn find<D: Disk>(
+    disk: &mut D,
+    config: LogConfig,
+    mut base: Base,
 ) -> Result<(CommitLog, Recovered), StoreError> {
     let bytes = config.segment_bytes;
     let allowed = bytes.is_multiple_of(PAGE) && (PAGE..=1 << 31).contains(&bytes);
     assert!(allowed, "segment_bytes is {bytes}");
+    let known = Identity::load(disk)?;
+    if known.is_some_and(|(_, identity)| identity.is_blank) {
+        blank::wipe(disk)?;
+        base = Base::default();
+    }
     let (starts, spare_names) = segment::list(disk)?;
     let mut found = Vec::new();
     for start in starts {
         found.push(Segment::open(disk, start)?);
     }
+    let begins = known.map_or(Position(0), |(_, identity)| identity.begins);
     // A real file system may lose a new file's length.
-    let empty: Vec<Segment> = found.extract_if(.., |segment| segment.len == 0).collect();
-    let known = Identity::load(disk)?;
+    let useless = |segment: &mut Segment| segment.len == 0 || segment.start < begins;
+    let useless: Vec<Segment> = found.extract_if(.., useless).collect();
     let mut identity = match known {
+        Some((_, identity)) if identity.is_blank => identity.blank(),
         Some((_, identity)) => identity,
         None => birth(disk, &found, &config, base)?,
     };
@@ -121,7 +147,7 @@ pub(super) fn open<D: Disk>(
     tail.floor = tail.floor.min(tail.end);
 
     // From here on the log is known to be sound, and the disk is changed.
-    empty.into_iter().try_for_each(|segment| segment.remove(disk))?;
+    useless.into_iter().try_for_each(|segment| segment.remove(disk))?;
     let mut syncs = Syncs::default();
     while segments.len() > 1 && segments[segments.len() - 1].start > tail.end {
         strays.push(segments.pop_back().expect("more than one"));
@@ -149,6 +175,7 @@ pub(super) fn open<D: Disk>(
             identity.cut(tail.end, settled);
             identity.commit = identity.commit.min(tail.last.0);
             identity.is_distrusted |= damage.is_some() || (known.is_none() && !founding);
+            identity.is_blank |= identity.is_distrusted && tail.last.0 == LogIndex(0);
         }
     }
     identity.durable = tail.floor;
@@ -161,7 +188,7 @@ pub(super) fn open<D: Disk>(
     syncs.touch(file);
 
     let clean = clean && damage.is_none();
-    let recovered = Recovered { fresh_term: identity.term, end: tail.end, clean, damage };
+    let recovered = Recovered { fresh_term: identity.term, base, end: tail.end, clean, damage };
     let log = CommitLog {
         config,
         seal,
@@ -250,10 +277,12 @@ fn scan<D: Disk>(
         loop {
             match segment.step(disk, seal, at)? {
                 Step::Entry(header, ..) if continues(&header, at, identity, tail) => {
+                    let kind = header.kind();
                     let Stamp { index, term, life, claim } = header.stamp;
                     let end = Position(at.0 + header.size());
                     if let Some(known) = &mut tail.index {
-                        known.push(Place { index, term, start: at, end }, at == segment.start);
+                        let place = Place { index, term, start: at, end };
+                        known.push(place, kind, at == segment.start);
                     }
                     at = end;
                     tail.end = end;

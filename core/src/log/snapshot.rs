@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::{
     Base,
     identity::Identity,
-    record::{Seal, u64_at},
+    record::{Seal, u32_at, u64_at},
 };
 use crate::{
     error::{Corrupt, StoreError},
@@ -23,14 +23,18 @@ use crate::{
 };
 
 const DIR: &str = "snapshot/";
-/// `crc u32 | 0 u32 | position u64 | index u64 | term u64 | payload length u64`
+/// `crc u32 | flags u32 | position u64 | index u64 | term u64 | payload length u64`
 const HEADER: usize = 40;
+/// Another replica's: the files that the payload relies on are not here.
+const RECEIVED: u32 = 1;
 
 /// A snapshot as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub base: Base,
     pub payload: Bytes,
+    /// It came from another replica, without the files that it relies on.
+    pub is_received: bool,
 }
 
 /// A snapshot that does not count yet.
@@ -67,8 +71,27 @@ pub fn save<D: Disk>(
     base: Base,
     payload: &[u8],
 ) -> Result<Unpublished, StoreError> {
+    write(disk, base, header(store_id, base, 0, payload), store_id, payload)
+}
+
+/// The same for the snapshot of another replica.
+pub(super) fn save_received<D: Disk>(
+    disk: &mut D,
+    store_id: u64,
+    base: Base,
+    payload: &[u8],
+) -> Result<Unpublished, StoreError> {
+    write(disk, base, header(store_id, base, RECEIVED, payload), store_id, payload)
+}
+
+fn write<D: Disk>(
+    disk: &mut D,
+    base: Base,
+    header: [u8; HEADER],
+    store_id: u64,
+    payload: &[u8],
+) -> Result<Unpublished, StoreError> {
     let name = name(base.position);
-    let header = header(store_id, base, payload);
     match disk.open(&name) {
         // The same state already; replacing it would put it at risk.
         Ok((file, _)) if load(disk, store_id, base.position)?.is_some() => {
@@ -104,7 +127,8 @@ pub(super) fn refresh<D: Disk>(
         let what = "it reads differently each time".to_owned();
         return Err(Corrupt { file: name, position: None, what }.into());
     };
-    disk.write(file, 0, &header(store_id, base, &snapshot.payload))
+    let flags = if snapshot.is_received { RECEIVED } else { 0 };
+    disk.write(file, 0, &header(store_id, base, flags, &snapshot.payload))
         .map_err(|error| failed("writing", &name, error))?;
     Ok(Some(file))
 }
@@ -113,6 +137,9 @@ pub(super) fn refresh<D: Disk>(
 /// one before.
 pub fn newest<D: Disk>(disk: &mut D) -> Result<Option<Snapshot>, StoreError> {
     let Some((_, identity)) = Identity::load(disk)? else { return Ok(None) };
+    if identity.is_blank {
+        return Ok(None);
+    }
     for position in positions(disk)?.into_iter().rev() {
         if let Some(snapshot) = load(disk, identity.store_id, position)? {
             return Ok(Some(snapshot));
@@ -152,15 +179,19 @@ fn load<D: Disk>(
             term: Term(u64_at(&bytes, 24)),
         };
         let payload = bytes.slice(HEADER..);
-        if base.position == position && bytes[..HEADER] == header(store_id, base, &payload) {
-            return Ok(Some(Snapshot { base, payload }));
+        let flags = u32_at(&bytes, 4);
+        let sound = header(store_id, base, flags, &payload);
+        if base.position == position && bytes[..HEADER] == sound {
+            let is_received = flags & RECEIVED != 0;
+            return Ok(Some(Snapshot { base, payload, is_received }));
         }
     }
     Ok(None)
 }
 
-fn header(store_id: u64, base: Base, payload: &[u8]) -> [u8; HEADER] {
+fn header(store_id: u64, base: Base, flags: u32, payload: &[u8]) -> [u8; HEADER] {
     let mut header = [0; HEADER];
+    header[4..8].copy_from_slice(&flags.to_le_bytes());
     let numbers = [base.position.0, base.index.0, base.term.0, payload.len() as u64];
     for (room, number) in header[8..].chunks_exact_mut(8).zip(numbers) {
         room.copy_from_slice(&number.to_le_bytes());
@@ -172,7 +203,7 @@ fn header(store_id: u64, base: Base, payload: &[u8]) -> [u8; HEADER] {
 
 fn checksum(store_id: u64, position: Position, header: &[u8], payload: &[u8]) -> u32 {
     let seal = Seal { store_id };
-    seal.checksum(position, &header[8..]) ^ seal.checksum(position, payload).rotate_left(1)
+    seal.checksum(position, &header[4..]) ^ seal.checksum(position, payload).rotate_left(1)
 }
 
 fn positions<D: Disk>(disk: &mut D) -> Result<Vec<Position>, StoreError> {

@@ -93,10 +93,10 @@ impl CommitLog {
         self.store_identity(disk)
     }
 
-    /// Whether this log lost what it may have acknowledged, so that its replica
+    /// Whether this log lacks what it may have acknowledged, so that its replica
     /// must not have a say in elections.
     pub fn is_distrusted(&self) -> bool {
-        self.identity.1.is_distrusted
+        self.identity.1.is_distrusted || self.identity.1.is_blank
     }
 
     /// Whether the sync of this number has finished.
@@ -109,9 +109,10 @@ impl CommitLog {
         matches!(self.phase, Phase::Repairing { .. })
     }
 
-    /// Counts the starts and truncations of this replica's log.
-    pub fn life(&self) -> u32 {
-        self.identity.1.life()
+    /// Another number after every start and truncation of this replica's log,
+    /// and on every other disk.
+    pub fn life(&self) -> u64 {
+        self.seal.store_id.wrapping_add(u64::from(self.identity.1.life()))
     }
 
     pub(super) fn store_identity<D: Disk>(&mut self, disk: &mut D) -> Result<(), StoreError> {

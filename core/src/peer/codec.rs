@@ -12,14 +12,14 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Body, Echo, Mark, Message, PeerError, Replicated};
+use super::{Body, Echo, Mark, Message, Offer, PeerError, Piece, Replicated};
 use crate::{
     ids::{LogIndex, NodeId, Position, Term},
-    log::Kind,
+    log::{Base, Kind},
     time::Time,
 };
 
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The longest body. An entry that does not fit cannot be replicated.
 pub const MAX_BODY: usize = 16 << 20;
@@ -124,7 +124,19 @@ impl Pieces {
 
     fn echo(&mut self, echo: Echo) {
         self.u64(echo.sent.0);
-        self.u32(echo.life);
+        self.u64(echo.life);
+        self.u8(u8::from(echo.is_trusted) | u8::from(echo.wants_snapshot) << 1);
+    }
+
+    fn base(&mut self, base: Base) {
+        self.u64(base.position.0);
+        self.u64(base.index.0);
+        self.u64(base.term.0);
+    }
+
+    fn entries(&mut self, entries: &[Replicated]) {
+        self.u32(entries.len() as u32);
+        entries.iter().for_each(|entry| encode_entry(entry, self));
     }
 
     fn part(&mut self, part: &Bytes) {
@@ -153,6 +165,11 @@ mod tag {
     pub const CANVASS: u8 = 6;
     pub const VOTED: u8 = 7;
     pub const TAKE_OVER: u8 = 8;
+    pub const OFFER: u8 = 9;
+    pub const FETCH: u8 = 10;
+    pub const LOG_PIECE: u8 = 11;
+    pub const STATE_PIECE: u8 = 12;
+    pub const TRUST: u8 = 13;
 }
 
 fn encode_body(message: &Message, out: &mut Pieces) {
@@ -165,6 +182,11 @@ fn encode_body(message: &Message, out: &mut Pieces) {
         Body::Canvass { .. } => tag::CANVASS,
         Body::Voted { .. } => tag::VOTED,
         Body::TakeOver => tag::TAKE_OVER,
+        Body::Offer { .. } => tag::OFFER,
+        Body::Fetch { .. } => tag::FETCH,
+        Body::LogPiece { .. } => tag::LOG_PIECE,
+        Body::StatePiece { .. } => tag::STATE_PIECE,
+        Body::Trust { .. } => tag::TRUST,
     };
     out.u8(tag);
     out.u64(message.from.0);
@@ -175,8 +197,7 @@ fn encode_body(message: &Message, out: &mut Pieces) {
             out.mark(*previous);
             out.u64(commit.0);
             out.u64(sent.0);
-            out.u32(entries.len() as u32);
-            entries.iter().for_each(|entry| encode_entry(entry, out));
+            out.entries(entries);
         }
         Body::Appended { index, commit, echo } => {
             out.u64(index.0);
@@ -207,6 +228,31 @@ fn encode_body(message: &Message, out: &mut Pieces) {
             out.mark(*commit);
         }
         Body::TakeOver => {}
+        Body::Trust { life } => out.u64(*life),
+        Body::Offer { offer, sent } => {
+            out.base(offer.start);
+            out.base(offer.base);
+            out.u64(offer.state_bytes);
+            out.u64(sent.0);
+        }
+        Body::Fetch { base, piece } => {
+            out.u64(base.0);
+            let (kind, at) = match piece {
+                Piece::Log(position) => (0, position.0),
+                Piece::State(offset) => (1, *offset),
+            };
+            out.u8(kind);
+            out.u64(at);
+        }
+        Body::LogPiece { from, entries } => {
+            out.u64(from.0);
+            out.entries(entries);
+        }
+        Body::StatePiece { base, offset, bytes } => {
+            out.u64(base.0);
+            out.u64(*offset);
+            out.part(bytes);
+        }
     }
 }
 
@@ -254,7 +300,39 @@ impl Reader {
     }
 
     fn echo(&mut self) -> Result<Echo, PeerError> {
-        Ok(Echo { sent: self.time()?, life: self.u32()? })
+        let (sent, life, flags) = (self.time()?, self.u64()?, self.u8()?);
+        Ok(Echo { sent, life, is_trusted: flags & 1 != 0, wants_snapshot: flags & 2 != 0 })
+    }
+
+    fn base(&mut self) -> Result<Base, PeerError> {
+        let position = Position(self.u64()?);
+        Ok(Base { position, index: self.index()?, term: Term(self.u64()?) })
+    }
+
+    fn part(&mut self) -> Result<Bytes, PeerError> {
+        let len = self.u32()? as usize;
+        self.take(len)
+    }
+
+    /// Entries in their order; behind `last`, if that is known.
+    fn entries(&mut self, mut last: Option<Mark>) -> Result<Vec<Replicated>, PeerError> {
+        let count = self.u32()? as usize;
+        if count > MAX_ENTRIES {
+            return Err(PeerError::Malformed("number of entries"));
+        }
+        let mut entries = Vec::with_capacity(count.min(self.0.len() / ENTRY_HEAD));
+        for _ in 0..count {
+            let entry = decode_entry(self)?;
+            let follows = |last: Mark| {
+                last.index.0.checked_add(1) == Some(entry.index.0) && entry.term >= last.term
+            };
+            if !last.is_none_or(follows) {
+                return Err(PeerError::Malformed("order of entries"));
+            }
+            last = Some(Mark { term: entry.term, index: entry.index });
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 }
 
@@ -266,20 +344,7 @@ fn decode_body(from: &mut Reader) -> Result<Message, PeerError> {
     let body = match tag {
         tag::APPEND => {
             let (previous, commit, sent) = (from.mark()?, from.index()?, from.time()?);
-            let count = from.u32()? as usize;
-            if count > MAX_ENTRIES {
-                return Err(PeerError::Malformed("number of entries"));
-            }
-            let mut entries = Vec::with_capacity(count.min(from.0.len() / ENTRY_HEAD));
-            let mut last = previous;
-            for _ in 0..count {
-                let entry = decode_entry(from)?;
-                if Some(entry.index.0) != last.index.0.checked_add(1) || entry.term < last.term {
-                    return Err(PeerError::Malformed("order of entries"));
-                }
-                last = Mark { term: entry.term, index: entry.index };
-                entries.push(entry);
-            }
+            let entries = from.entries(Some(previous))?;
             Body::Append { previous, commit, sent, entries }
         }
         tag::APPENDED => {
@@ -303,6 +368,27 @@ fn decode_body(from: &mut Reader) -> Result<Message, PeerError> {
             Body::Voted { pre: flags & 1 != 0, granted: flags & 2 != 0, commit: from.mark()? }
         }
         tag::TAKE_OVER => Body::TakeOver,
+        tag::TRUST => Body::Trust { life: from.u64()? },
+        tag::OFFER => {
+            let (start, base, state_bytes) = (from.base()?, from.base()?, from.u64()?);
+            let offer = Offer { start, base, state_bytes };
+            Body::Offer { offer, sent: from.time()? }
+        }
+        tag::FETCH => {
+            let (base, kind, at) = (from.index()?, from.u8()?, from.u64()?);
+            let piece = match kind {
+                0 => Piece::Log(Position(at)),
+                1 => Piece::State(at),
+                _ => return Err(PeerError::Malformed("kind of piece")),
+            };
+            Body::Fetch { base, piece }
+        }
+        tag::LOG_PIECE => {
+            Body::LogPiece { from: Position(from.u64()?), entries: from.entries(None)? }
+        }
+        tag::STATE_PIECE => {
+            Body::StatePiece { base: from.index()?, offset: from.u64()?, bytes: from.part()? }
+        }
         _ => return Err(PeerError::Malformed("kind of message")),
     };
     Ok(Message { from: sender, to, term, body })
@@ -318,8 +404,7 @@ fn decode_entry(from: &mut Reader) -> Result<Replicated, PeerError> {
     // Every part takes four bytes at least.
     let mut parts = Vec::with_capacity(count.min(from.0.len() / 4));
     for _ in 0..count {
-        let len = from.u32()? as usize;
-        parts.push(from.take(len)?);
+        parts.push(from.part()?);
     }
     let needs_sync = word as u8 & NEEDS_SYNC != 0;
     Ok(Replicated { term, index, start, kind, needs_sync, parts })

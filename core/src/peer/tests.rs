@@ -45,21 +45,43 @@ fn mark() -> impl Strategy<Value = Mark> {
 fn body() -> impl Strategy<Value = Body> {
     let index = || any::<u64>().prop_map(LogIndex);
     let time = || any::<u64>().prop_map(Time);
-    let echo =
-        || (any::<u64>(), any::<u32>()).prop_map(|(sent, life)| Echo { sent: Time(sent), life });
+    let echo = || {
+        (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>()).prop_map(
+            |(sent, life, is_trusted, wants_snapshot)| Echo {
+                sent: Time(sent),
+                life,
+                is_trusted,
+                wants_snapshot,
+            },
+        )
+    };
+    let base = || {
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(position, index, term)| Base {
+            position: Position(position),
+            index: LogIndex(index),
+            term: Term(term),
+        })
+    };
+    let bytes = prop::collection::vec(any::<u8>(), 0..3000).prop_map(Bytes::from);
     let parts = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..1500), 0..4);
     let kind = prop::sample::select(vec![Kind::Messages, Kind::Command, Kind::Mark]);
     let entries = prop::collection::vec((0u64..3, any::<bool>(), kind, parts), 0..5);
+    let entries = (mark(), entries).prop_map(|(previous, entries)| {
+        let mut last = previous;
+        let entries = entries.into_iter().map(|(later, needs_sync, kind, parts)| {
+            last = Mark { term: Term(last.term.0 + later), index: LogIndex(last.index.0 + 1) };
+            let parts = parts.into_iter().map(Bytes::from).collect();
+            let start = Position(last.index.0 * 1000);
+            Replicated { term: last.term, index: last.index, start, kind, needs_sync, parts }
+        });
+        (previous, entries.collect::<Vec<_>>())
+    });
+    let entries = entries.boxed();
     prop_oneof![
-        (mark(), index(), time(), entries).prop_map(|(previous, commit, sent, entries)| {
-            let mut last = previous;
-            let entries = entries.into_iter().map(|(later, needs_sync, kind, parts)| {
-                last = Mark { term: Term(last.term.0 + later), index: LogIndex(last.index.0 + 1) };
-                let parts = parts.into_iter().map(Bytes::from).collect();
-                let start = Position(last.index.0 * 1000);
-                Replicated { term: last.term, index: last.index, start, kind, needs_sync, parts }
-            });
-            Body::Append { previous, commit, sent, entries: entries.collect() }
+        (entries.clone(), any::<u64>())
+            .prop_map(|((_, entries), from)| Body::LogPiece { from: Position(from), entries }),
+        (entries, index(), time()).prop_map(|((previous, entries), commit, sent)| {
+            Body::Append { previous, commit, sent, entries }
         }),
         (index(), index(), echo()).prop_map(|(index, commit, echo)| Body::Appended {
             index,
@@ -80,6 +102,16 @@ fn body() -> impl Strategy<Value = Body> {
             commit
         }),
         Just(Body::TakeOver),
+        any::<u64>().prop_map(|life| Body::Trust { life }),
+        (base(), base(), any::<u64>(), time()).prop_map(|(start, base, state_bytes, sent)| {
+            Body::Offer { offer: Offer { start, base, state_bytes }, sent }
+        }),
+        (index(), any::<bool>(), any::<u64>()).prop_map(|(base, state, at)| {
+            let piece = if state { Piece::State(at) } else { Piece::Log(Position(at)) };
+            Body::Fetch { base, piece }
+        }),
+        (index(), any::<u64>(), bytes)
+            .prop_map(|(base, offset, bytes)| { Body::StatePiece { base, offset, bytes } }),
     ]
 }
 

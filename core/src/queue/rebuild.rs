@@ -1,17 +1,77 @@
-//! Repairing a block from the log that it was derived from.
+//! Repairing a block, or a whole queue, from the log that it was derived from.
 
 use super::{
-    ConsumeQueue, QueueEntry,
+    ConsumeQueue, QueueConfig, QueueEntry, QueueSnapshot,
     block::{self, PER_BLOCK},
 };
 use crate::{
     error::StoreError,
-    ids::{Name, Position},
+    ids::{Name, Position, Shard},
     log::{CommitLog, Kind},
     message::{Peek, property, tag_hash},
     pointer::Pointer,
     runtime::Disk,
 };
+
+/// A queue that is made anew: what a snapshot says of it, and the entries of
+/// all messages that the log still has, in their order.
+pub struct Rebuilding {
+    queue: ConsumeQueue,
+    end_slot: u64,
+    /// The last, partial block, as the snapshot has it.
+    block: Vec<QueueEntry>,
+    has_begun: bool,
+}
+
+impl Rebuilding {
+    pub fn new(
+        snapshot: QueueSnapshot,
+        shard: Shard,
+        config: &QueueConfig,
+    ) -> Result<Rebuilding, StoreError> {
+        let queue = ConsumeQueue::without_files(&snapshot, shard, config)?;
+        let QueueSnapshot { end_slot, block, .. } = snapshot;
+        Ok(Rebuilding { queue, end_slot, block, has_begun: false })
+    }
+
+    pub fn push<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        offset: u64,
+        entry: QueueEntry,
+    ) -> Result<(), StoreError> {
+        let queue = &mut self.queue;
+        if !self.has_begun {
+            self.has_begun = true;
+            let slot = queue.slot_of(offset).min(self.end_slot);
+            queue.min_slot = queue.min_slot.max(slot);
+            queue.end_slot = slot;
+            // What comes before in its block has expired, and is read by nobody.
+            queue.block = vec![GONE; (slot % PER_BLOCK) as usize];
+        }
+        if offset != queue.max() || queue.end_slot >= self.end_slot {
+            let what = format!("the log has offset {offset} where {} follows", queue.max());
+            return Err(queue.corrupt(queue.file_of(queue.end_slot), what));
+        }
+        queue.push(disk, offset, entry)
+    }
+
+    pub fn finish(mut self) -> Result<ConsumeQueue, StoreError> {
+        let queue = &mut self.queue;
+        if !self.has_begun {
+            // Retention took all messages.
+            (queue.min_slot, queue.end_slot) = (self.end_slot, self.end_slot);
+            queue.block = self.block;
+        } else if queue.end_slot != self.end_slot {
+            let what = format!("the log ends before offset {}", queue.offset_of(self.end_slot));
+            return Err(queue.corrupt(queue.file_of(queue.end_slot), what));
+        }
+        Ok(self.queue)
+    }
+}
+
+/// An entry that has expired.
+const GONE: QueueEntry = QueueEntry { position: Position(0), size: 0, tag: 0 };
 
 impl ConsumeQueue {
     /// [`read`](Self::read) that repairs the first damaged block it meets.
@@ -51,8 +111,7 @@ impl ConsumeQueue {
             return Ok(());
         }
         // Entries that have expired are read by nobody.
-        let gone = QueueEntry { position: Position(0), size: 0, tag: 0 };
-        let mut entries = vec![gone; PER_BLOCK as usize];
+        let mut entries = vec![GONE; PER_BLOCK as usize];
         let mut wanted = self.min_slot.max(start);
         let before = match start.checked_sub(1).filter(|before| *before >= self.min_slot) {
             Some(before) => self.load(disk, before)?.entry(before).position,
@@ -105,7 +164,7 @@ impl ConsumeQueue {
                 let Pointer { shows, queue_offset, .. } = Pointer::decode(part, position).ok()?;
                 (shows.topic, shows.queue, queue_offset, shows.tag)
             }
-            Kind::Command | Kind::Mark | Kind::Held => return None,
+            Kind::Command | Kind::Mark | Kind::Held | Kind::Configuration => return None,
         };
         let is_ours = (&*topic, queue, found) == (&*self.shard.topic, self.shard.queue, offset);
         is_ours.then_some(QueueEntry { position, size: part.len() as u32, tag })

@@ -114,9 +114,9 @@ impl Node {
         let (folded, expired) = match &self.snapshot {
             Some((snapshot, folded, expired)) => {
                 let bytes = postcard::to_allocvec(snapshot).unwrap();
-                let snapshot = postcard::from_bytes(&bytes).unwrap();
+                let snapshot: QueueSnapshot = postcard::from_bytes(&bytes).unwrap();
                 let other = QueueConfig { blocks_per_file: 7, ..config() };
-                let restored = ConsumeQueue::restore(&mut self.disk, snapshot, shard(), other);
+                let restored = ConsumeQueue::restore(&mut self.disk, &snapshot, shard(), &other);
                 self.queue = restored.unwrap();
                 (*folded, *expired)
             }
@@ -264,7 +264,7 @@ fn a_missing_file_is_damage() {
     let (file, _) = node.disk.open("queue/orders/3/00000000000000000408").unwrap();
     node.disk.remove(file).unwrap();
     let (snapshot, ..) = node.snapshot.unwrap();
-    let restored = ConsumeQueue::restore(&mut node.disk, snapshot, shard(), config());
+    let restored = ConsumeQueue::restore(&mut node.disk, &snapshot, shard(), &config());
     let error = restored.err().unwrap().to_string();
     assert_eq!(error, "queue/orders/3/00000000000000000408 is damaged: it is missing");
 }

@@ -5,7 +5,7 @@ use raft::prelude::{Message as RaftMessage, MessageType};
 use super::store::stub;
 use crate::{
     ids::{LogIndex, NodeId, Term},
-    peer::{Body, Echo, Mark, Message},
+    peer::{Body, Echo, Mark, Message, Replicated},
     time::Time,
 };
 
@@ -24,7 +24,7 @@ pub(super) fn to_raft(message: &Message, last: LogIndex) -> RaftMessage {
             to.index = previous.index.0;
             to.log_term = previous.term.0;
             to.commit = commit.0;
-            let stubs: Vec<_> = entries.iter().map(|entry| stub(entry.term, entry.index)).collect();
+            let stubs: Vec<_> = entries.iter().map(stub_of).collect();
             to.set_entries(stubs.into());
             MessageType::MsgAppend
         }
@@ -72,9 +72,22 @@ pub(super) fn to_raft(message: &Message, last: LogIndex) -> RaftMessage {
             }
         }
         Body::TakeOver => MessageType::MsgTimeoutNow,
+        // All that raft-rs has to know is that there is a leader. The rest is
+        // between the two members.
+        Body::Offer { .. } => MessageType::MsgHeartbeat,
+        Body::Trust { .. }
+        | Body::Fetch { .. }
+        | Body::LogPiece { .. }
+        | Body::StatePiece { .. } => {
+            unreachable!("raft-rs does not see these")
+        }
     };
     to.set_msg_type(kind);
     to
+}
+
+fn stub_of(entry: &Replicated) -> raft::prelude::Entry {
+    stub(entry.term, entry.index, entry.kind)
 }
 
 /// The message for a peer; entries of an append are still to be filled in.

@@ -1,7 +1,10 @@
 //! Until when a leader may answer from what it knows: as long as a majority has
 //! promised to elect nobody else (L8, N6).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     ids::{NodeId, Term},
@@ -30,20 +33,35 @@ impl Lease {
         *self = Lease { term, answered: BTreeMap::new(), is_void: true };
     }
 
-    /// The end of the lease of `term` in a group of so many voters.
-    pub fn until(&self, term: Term, voters: usize, length: Duration) -> Time {
-        let others = voters / 2;
-        if others == 0 {
-            return Time::MAX;
-        }
-        if term != self.term || self.is_void {
-            return Time::ZERO;
-        }
-        let mut answered: Vec<Time> = self.answered.values().copied().collect();
-        answered.sort_unstable_by(|a, b| b.cmp(a));
-        match answered.get(others - 1) {
-            Some(&sent) if sent > Time::ZERO => sent + length,
-            _ => Time::ZERO,
-        }
+    pub fn is_void(&self, term: Term) -> bool {
+        self.term == term && self.is_void
+    }
+
+    /// The end of the lease of `term`, on which a majority of each of these sets
+    /// of voters has to agree.
+    pub fn until(
+        &self,
+        term: Term,
+        me: NodeId,
+        voters: &[BTreeSet<NodeId>],
+        length: Duration,
+    ) -> Time {
+        let ends = voters.iter().map(|voters| {
+            let others = voters.len() / 2 + 1 - usize::from(voters.contains(&me));
+            if others == 0 {
+                return Time::MAX;
+            }
+            if term != self.term || self.is_void {
+                return Time::ZERO;
+            }
+            let answers = self.answered.iter().filter(|(id, _)| voters.contains(id));
+            let mut answered: Vec<Time> = answers.map(|(_, sent)| *sent).collect();
+            answered.sort_unstable_by(|a, b| b.cmp(a));
+            match answered.get(others - 1) {
+                Some(&sent) if sent > Time::ZERO => sent + length,
+                _ => Time::ZERO,
+            }
+        });
+        ends.min().unwrap_or(Time::ZERO)
     }
 }

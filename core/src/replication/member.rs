@@ -7,27 +7,34 @@
 //! flush), and is committed once a majority has persisted it.
 
 mod disk;
+mod drive;
+mod govern;
+mod install;
 mod messages;
+mod serving;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
 
 use raft::{ProgressState, RawNode, StateRole, prelude::Message as RaftMessage};
 
+use self::{install::Install, serving::Serving};
 use super::{
-    Flush, Needs,
+    Flush, Folded, Needs,
+    configuration::Configuration,
     lease::Lease,
     store::Store,
     ticks::{ELECTION, HEARTBEAT, Ticks},
 };
 use crate::{
-    error::{Corrupt, StoreError},
+    error::StoreError,
     ids::{LogIndex, NodeId, Position, Term},
-    log::{Base, CommitLog, Draft, Entry, HardState, Kind, LogConfig, Place, Recovered, Replicas},
-    peer::{Message, Replicated, codec},
+    log::{CommitLog, Draft, Entry, LogConfig, Place, Recovered, Replicas},
+    peer::{Echo, Mark, Message, codec},
     runtime::Disk,
     time::Time,
 };
@@ -63,6 +70,18 @@ pub enum Role {
     Candidate,
 }
 
+/// How far another replica is, as the leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry that it is known to have persisted.
+    pub matched: LogIndex,
+    /// Bytes of the leader's log behind that entry.
+    pub bytes_behind: u64,
+    pub is_active: bool,
+    pub is_trusted: bool,
+    pub is_installing: bool,
+}
+
 /// Something raft-rs waits for before it goes on.
 struct Persisting {
     number: u64,
@@ -89,8 +108,18 @@ pub struct Member<D: Disk> {
     quiet_until: Time,
     /// The leader's newest message of this term, on its clock.
     heard: (Term, Time),
-    /// Each follower's life as of its last answer.
-    lives: BTreeMap<NodeId, u32>,
+    /// What each follower said of itself last.
+    followers: BTreeMap<NodeId, Echo>,
+    /// Committed entries here are not the leader's: nothing of it is of use.
+    is_contradicted: bool,
+    /// The log does not count any more once this sync has finished.
+    giving_up: Option<u64>,
+    install: Option<Install>,
+    serving: BTreeMap<NodeId, Serving>,
+    /// Who said that it needs a snapshot, or a piece of one that is gone.
+    needy: BTreeSet<NodeId>,
+    /// For those whom a change removes: what they shall still know.
+    farewells: Vec<(NodeId, Mark)>,
     persisting: VecDeque<Persisting>,
     /// Messages that wait until what they speak of is written.
     unsent: VecDeque<RaftMessage>,
@@ -108,16 +137,21 @@ impl<D: Disk> Member<D> {
         mut disk: D,
         mut log: LogConfig,
         flush: Flush,
-        base: Base,
+        folded: Folded,
         set: &ReplicaSet,
         seed: u64,
     ) -> Result<(Member<D>, Recovered), StoreError> {
-        assert!(set.peers.contains_key(&set.id), "a replica is one of its set");
         log.replicas = Replicas::Group { founding: set.founding };
-        let (log, found) = CommitLog::open(&mut disk, log, base)?;
-        let voters = set.peers.keys().copied().collect();
+        let (log, found) = CommitLog::open(&mut disk, log, folded.base)?;
+        let base = found.base;
+        let configuration = match folded.configuration {
+            _ if log.is_blank() => Configuration::default(),
+            Some(configuration) => configuration,
+            None => Configuration::of_founders(&set.peers),
+        };
         let known = log.last_index();
-        let store = Store { disk, log, voters, folded: base.index, known };
+        let starving = RefCell::default();
+        let store = Store { disk, log, configuration, folded: base.index, known, starving };
         let config = raft::Config {
             id: set.id.0,
             election_tick: ELECTION,
@@ -140,7 +174,13 @@ impl<D: Disk> Member<D> {
             patience: set.election_timeout,
             quiet_until: Time::MAX,
             heard: (Term(0), Time::ZERO),
-            lives: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            is_contradicted: false,
+            giving_up: None,
+            install: None,
+            serving: BTreeMap::new(),
+            needy: BTreeSet::new(),
+            farewells: Vec::new(),
             persisting: VecDeque::new(),
             unsent: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -211,8 +251,30 @@ impl<D: Disk> Member<D> {
         if self.role() != Role::Leader {
             return Time::ZERO;
         }
-        let voters = self.raw.store().voters.len();
-        self.lease.until(self.term(), voters, self.ticks.lease())
+        let voters = self.configuration().voters();
+        self.lease.until(self.term(), self.id(), &voters, self.ticks.lease())
+    }
+
+    /// How far a replica is; only a leader knows, and of itself, too.
+    pub fn progress(&self, id: NodeId) -> Option<Progress> {
+        if self.role() != Role::Leader {
+            return None;
+        }
+        let known = self.raw.raft.prs().get(id.0)?;
+        let matched = LogIndex(known.matched);
+        let log = self.log();
+        let near = match matched == log.last_index() {
+            true => log.end(),
+            false => log.place_near(LogIndex(matched.0 + 1)),
+        };
+        let is_me = id == self.id();
+        Some(Progress {
+            matched,
+            bytes_behind: log.end().0 - near.0,
+            is_active: is_me || known.recent_active,
+            is_trusted: is_me || self.followers.get(&id).is_some_and(|echo| echo.is_trusted),
+            is_installing: self.serving.contains_key(&id),
+        })
     }
 
     /// Appends an entry in memory; `places` learns where each part will lie.
@@ -223,7 +285,7 @@ impl<D: Disk> Member<D> {
         needs: Needs,
         mut places: impl FnMut(usize, Position),
     ) -> Result<Place, StoreError> {
-        if self.role() != Role::Leader || self.raw.raft.lead_transferee.is_some() {
+        if self.role() != Role::Leader || self.is_handing_over() || self.is_removed() {
             return Err(StoreError::NotLeader);
         }
         if draft.size() > MAX_ENTRY {
@@ -252,33 +314,13 @@ impl<D: Disk> Member<D> {
             let progress = progress.get(node.0).filter(|_| *node != self.id());
             progress.is_some_and(|of| of.recent_active && of.state == ProgressState::Replicate)
         };
-        let mut nodes = match self.role() {
-            Role::Leader => self.raw.store().voters.clone(),
+        let mut nodes: Vec<NodeId> = match self.role() {
+            Role::Leader => self.configuration().seats.keys().copied().collect(),
             Role::Follower(_) | Role::Candidate => Vec::new(),
         };
         nodes.retain(keeps_up);
         nodes.sort();
         nodes
-    }
-
-    /// Hands over to the follower that is furthest, before an orderly stop.
-    /// Nothing more is proposed until somebody leads.
-    pub fn hand_over(&mut self) {
-        let me = self.id();
-        let voters = self.raw.store().voters.clone();
-        let progress = self.raw.raft.prs();
-        let others = voters.iter().filter(|voter| **voter != me);
-        let known = others.filter_map(|voter| Some((progress.get(voter.0)?, *voter)));
-        let reachable = known.filter(|(progress, _)| progress.recent_active);
-        let furthest = reachable.max_by_key(|(progress, voter)| (progress.matched, *voter));
-        if let (Role::Leader, Some((_, successor))) = (self.role(), furthest) {
-            self.lease.revoke(self.term());
-            self.raw.transfer_leader(successor.0);
-        }
-    }
-
-    pub fn is_handing_over(&self) -> bool {
-        self.role() == Role::Leader && self.raw.raft.lead_transferee.is_some()
     }
 
     pub fn into_disk(self) -> D {
@@ -288,151 +330,5 @@ impl<D: Disk> Member<D> {
     /// What was sent to this replica may be lost: find out what it has.
     pub fn unreachable(&mut self, peer: NodeId) {
         self.raw.report_unreachable(peer.0);
-    }
-
-    /// Ticks until something happens by itself; `None` if nothing does.
-    fn ticks_wanted(&self) -> Option<usize> {
-        let raft = &self.raw.raft;
-        if raft.state == StateRole::Leader {
-            return Some(HEARTBEAT.saturating_sub(raft.heartbeat_elapsed()).max(1));
-        }
-        let left = self.ticks.timeout(self.term()).saturating_sub(raft.election_elapsed);
-        (self.recovered && !self.log().is_distrusted()).then_some(left.max(1))
-    }
-
-    fn tick(&mut self, now: Time) -> Result<(), StoreError> {
-        let wanted = self.ticks_wanted();
-        let due = self.ticks.due(now, wanted.unwrap_or(0));
-        for _ in 0..due {
-            let timeout = self.ticks.timeout(self.term());
-            self.raw.raft.set_randomized_election_timeout(timeout);
-            if self.raw.tick() && self.raw.raft.state != StateRole::Leader {
-                self.ticks.campaigned();
-            }
-        }
-        self.drive()
-    }
-
-    /// Does what raft-rs wants done: appends, notes votes, collects messages.
-    fn drive(&mut self) -> Result<(), StoreError> {
-        self.absorb(Vec::new())
-    }
-
-    /// The same, with the entries of the message that raft-rs just took.
-    fn absorb(&mut self, received: Vec<Replicated>) -> Result<(), StoreError> {
-        let mut received = VecDeque::from(received);
-        while self.raw.has_ready() {
-            let mut ready = self.raw.ready();
-            self.unsent.extend(ready.take_messages());
-            let mut persisting = Persisting {
-                number: ready.number(),
-                end: None,
-                needs_sync: false,
-                vote: None,
-                messages: ready.take_persisted_messages(),
-            };
-            for entry in ready.take_entries() {
-                let (index, term) = (LogIndex(entry.index), Term(entry.term));
-                while received.front().is_some_and(|next| next.index < index) {
-                    received.pop_front();
-                }
-                let bytes =
-                    received.front().filter(|next| (next.index, next.term) == (index, term));
-                persisting.needs_sync |= bytes.is_some_and(|entry| entry.needs_sync);
-                self.keep(index, term, bytes, &mut persisting)?;
-                persisting.end = Some(self.log().end());
-            }
-            if let Some(state) = ready.hs() {
-                let saved = self.log().hard_state();
-                if (state.term, state.vote) != (saved.term.0, saved.vote) {
-                    let commit = LogIndex(self.raw.raft.raft_log.committed.min(state.commit));
-                    let state = HardState { term: Term(state.term), vote: state.vote, commit };
-                    let store = self.raw.mut_store();
-                    persisting.vote = Some(store.log.save(&mut store.disk, state)?);
-                }
-            }
-            self.persisting.push_back(persisting);
-            let store = self.raw.mut_store();
-            store.known = store.log.last_index();
-            self.raw.advance_append_async(ready);
-        }
-        self.advance_commit()
-    }
-
-    /// Sees to it that the log holds this entry: a leader's own is there
-    /// already, or is the empty one that opens its term.
-    fn keep(
-        &mut self,
-        index: LogIndex,
-        term: Term,
-        received: Option<&Replicated>,
-        persisting: &mut Persisting,
-    ) -> Result<(), StoreError> {
-        if self.log().term_at(index) == Some(term) {
-            return Ok(());
-        }
-        if index <= self.log().last_index() {
-            self.cut(LogIndex(index.0 - 1), persisting)?;
-        }
-        let draft = &mut self.draft;
-        match received {
-            Some(entry) => {
-                draft.clear(entry.kind);
-                entry.parts.iter().for_each(|part| draft.part(|out| out.extend_from_slice(part)));
-                if entry.needs_sync {
-                    draft.require_sync();
-                }
-            }
-            None => {
-                assert_eq!(self.raw.raft.state, StateRole::Leader, "others get their entries");
-                draft.clear(Kind::Mark);
-            }
-        }
-        let store = self.raw.mut_store();
-        let place = store.log.append(&mut store.disk, term, &mut self.draft, |_, _| {})?;
-        assert_eq!(place.index, index, "entries come in order");
-        match received {
-            Some(entry) if entry.start != place.start => Err(Corrupt {
-                file: "log".into(),
-                position: Some(place.start),
-                what: format!("the leader has entry {index} at {}: other segments", entry.start),
-            }
-            .into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Cuts off what a new leader's log contradicts. Nothing that is still to be
-    /// said vouches for it; what waited for it waits for what replaces it.
-    fn cut(&mut self, after: LogIndex, replaced_by: &mut Persisting) -> Result<(), StoreError> {
-        let store = self.raw.mut_store();
-        store.log.truncate(&mut store.disk, after)?;
-        let end = store.log.end();
-        while let Some(last) = self.persisting.back()
-            && last.end.is_some_and(|old| old > end)
-        {
-            replaced_by.vote = replaced_by.vote.max(last.vote);
-            self.persisting.pop_back();
-        }
-        Ok(())
-    }
-
-    fn advance_commit(&mut self) -> Result<(), StoreError> {
-        let log = &self.raw.raft.raft_log;
-        let reached = LogIndex(log.committed.min(log.persisted));
-        if reached <= self.committed.0 {
-            return Ok(());
-        }
-        self.raw.advance_apply_to(reached.0);
-        let (log, disk) = self.parts();
-        let end = log.end_of(disk, reached)?;
-        assert!(end <= log.written(), "committed is never ahead of the disk");
-        self.committed = (reached, end);
-        let caught_up = self.log().term_at(reached) == Some(self.term());
-        if caught_up && self.log().is_distrusted() {
-            let store = self.raw.mut_store();
-            store.log.trust(&mut store.disk)?;
-        }
-        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! the broker above sees what is committed, and learns when it may lead.
 
 mod alone;
+pub mod configuration;
 mod convert;
 mod lease;
 mod member;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::StoreError,
-    ids::{NodeId, Position, Term},
+    ids::{LogIndex, NodeId, Position, Term},
     log::{Base, CommitLog, Draft, Entry, LogConfig, Place, SyncTicket},
     peer::Message,
     runtime::{Disk, FileId},
@@ -25,7 +26,8 @@ use crate::{
 };
 
 use alone::Alone;
-pub use member::{Member, ReplicaSet, Role};
+use configuration::{Change, Configuration, Refused};
+pub use member::{Member, Progress, ReplicaSet, Role};
 
 /// What an acknowledgement promises. See the durability contract in
 /// ARCHITECTURE.md.
@@ -57,6 +59,14 @@ pub enum Needs {
 /// recovery can tell rot in its last entries from a torn tail.
 const MARK_AFTER: Duration = Duration::from_millis(10);
 
+/// What the snapshot says that a process starts from.
+#[derive(Clone, Debug, Default)]
+pub struct Folded {
+    pub base: Base,
+    /// Who belonged to the group there; the founders if there is no snapshot.
+    pub configuration: Option<Configuration>,
+}
+
 /// This node's replica of the log.
 pub enum Replica<D: Disk> {
     Alone(Box<Alone<D>>),
@@ -76,24 +86,26 @@ macro_rules! either {
 impl<D: Disk> Replica<D> {
     /// Opens the log, as the only replica or as one of a set. Nothing is
     /// committed before the first sync has finished: what a killed process left
-    /// in the page cache must be durable before a consumer sees it (L3).
+    /// in the page cache must be durable before a consumer sees it (L3). Returns
+    /// from where on the log is to be applied: from the beginning if nothing on
+    /// the disk counts.
     pub fn open(
         disk: D,
         log: LogConfig,
         flush: Flush,
-        base: Base,
+        folded: Folded,
         set: Option<&ReplicaSet>,
         seed: u64,
-    ) -> Result<Replica<D>, StoreError> {
+    ) -> Result<(Replica<D>, Base), StoreError> {
         let Some(set) = set else {
-            let alone = Alone::open(disk, log, flush, base)?;
-            return Ok(Replica::Alone(Box::new(alone)));
+            let alone = Alone::open(disk, log, flush, folded.base)?;
+            return Ok((Replica::Alone(Box::new(alone)), folded.base));
         };
-        let (member, found) = Member::open(disk, log, flush, base, set, seed)?;
+        let (member, found) = Member::open(disk, log, flush, folded, set, seed)?;
         if let Some(damage) = found.damage {
             tracing::error!(%damage, "this replica is repaired from the others");
         }
-        Ok(Replica::Member(Box::new(member)))
+        Ok((Replica::Member(Box::new(member)), found.base))
     }
 
     pub fn term(&self) -> Term {
@@ -221,10 +233,44 @@ impl<D: Disk> Replica<D> {
         }
     }
 
-    /// Hands over to another replica, if this one leads.
-    pub fn hand_over(&mut self) {
-        if let Replica::Member(member) = self {
-            member.hand_over();
+    /// Hands over to another replica, if this one leads and somebody can lead.
+    pub fn hand_over(&mut self, to: Option<NodeId>) -> bool {
+        match self {
+            Replica::Member(member) => member.hand_over(to),
+            Replica::Alone(_) => false,
+        }
+    }
+
+    /// A read found that something on the disk is not what was written: it is
+    /// repaired from the other replicas, if there are any.
+    pub fn note_damage(&mut self) -> Result<(), StoreError> {
+        match self {
+            Replica::Member(member) => member.note_damage(),
+            Replica::Alone(_) => Ok(()),
+        }
+    }
+
+    /// The entry that says who belongs to the set.
+    pub fn members_since(&self) -> Option<LogIndex> {
+        match self {
+            Replica::Member(member) => Some(member.configuration().since),
+            Replica::Alone(_) => None,
+        }
+    }
+
+    /// Begins a change of members.
+    pub fn change(&mut self, change: Change) -> Result<Result<Place, Refused>, StoreError> {
+        match self {
+            Replica::Member(member) => member.change(change),
+            Replica::Alone(_) => Ok(Err(Refused::NotLeader)),
+        }
+    }
+
+    /// Who belongs to the set; nobody of whom a single replica knows.
+    pub fn configuration(&self) -> Configuration {
+        match self {
+            Replica::Member(member) => member.configuration().clone(),
+            Replica::Alone(_) => Configuration::default(),
         }
     }
 

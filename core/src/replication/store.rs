@@ -1,26 +1,32 @@
 //! The commit log as raft-rs sees it: indices and terms. The bytes of entries
 //! never pass through raft-rs; they go from log to log.
 
+use std::{cell::RefCell, collections::BTreeSet};
+
 use raft::{
     GetEntriesContext, RaftState, Storage, StorageError,
-    prelude::{ConfState, Entry, HardState, Snapshot},
+    prelude::{Entry, EntryType, HardState, Snapshot},
 };
 
+use super::configuration::Configuration;
 use crate::{
     ids::{LogIndex, NodeId, Term},
-    log::CommitLog,
+    log::{CommitLog, Kind},
     runtime::Disk,
 };
 
 pub(super) struct Store<D: Disk> {
     pub disk: D,
     pub log: CommitLog,
-    pub voters: Vec<NodeId>,
+    /// The newest committed one; of a blank replica, none.
+    pub configuration: Configuration,
     /// What the snapshot holds that this process started from: committed.
     pub folded: LogIndex,
     /// The last entry that raft-rs has given away. A leader's newest ones are in
     /// the log before.
     pub known: LogIndex,
+    /// Who lacks entries that are not kept any more.
+    pub starving: RefCell<BTreeSet<NodeId>>,
 }
 
 impl<D: Disk> Storage for Store<D> {
@@ -32,8 +38,7 @@ impl<D: Disk> Storage for Store<D> {
             commit: saved.commit.max(self.folded).min(self.log.last_index()).0,
             ..HardState::default()
         };
-        let voters: Vec<u64> = self.voters.iter().map(|voter| voter.0).collect();
-        Ok(RaftState::new(hard_state, ConfState::from((voters, Vec::new()))))
+        Ok(RaftState::new(hard_state, self.configuration.conf_state()))
     }
 
     fn entries(
@@ -43,7 +48,7 @@ impl<D: Disk> Storage for Store<D> {
         max_size: impl Into<Option<u64>>,
         context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
-        if low < self.log.first_index().0 {
+        if low < self.first_index()? {
             return Err(StorageError::Compacted.into());
         }
         // Only what is sent is bounded by its size.
@@ -53,11 +58,21 @@ impl<D: Disk> Storage for Store<D> {
             }
             _ => high,
         };
-        (low..high).map(|index| Ok(stub(Term(self.term(index)?), LogIndex(index)))).collect()
+        let (from, to) = (LogIndex(low), LogIndex(high));
+        let changes: Vec<LogIndex> = self.log.configurations(from, to).collect();
+        let entry = |index| {
+            let kind = match changes.contains(&LogIndex(index)) {
+                true => Kind::Configuration,
+                false => Kind::Mark,
+            };
+            Ok(stub(Term(self.term(index)?), LogIndex(index), kind))
+        };
+        (low..high).map(entry).collect()
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
         match self.log.term_at(LogIndex(index)) {
+            _ if index == 0 => Ok(0),
             Some(term) => Ok(term.0),
             None if index > self.known.0 => Err(StorageError::Unavailable.into()),
             None => Err(StorageError::Compacted.into()),
@@ -65,19 +80,26 @@ impl<D: Disk> Storage for Store<D> {
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.log.first_index().0)
+        // raft-rs does not see how a blank replica is filled.
+        Ok(self.log.first_index().0.min(self.known.0 + 1))
     }
 
     fn last_index(&self) -> raft::Result<u64> {
         Ok(self.known.0)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    /// Members see to snapshots by themselves.
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        self.starving.borrow_mut().insert(NodeId(to));
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }
 
 /// An entry as far as raft-rs needs it.
-pub(super) fn stub(term: Term, index: LogIndex) -> Entry {
-    Entry { term: term.0, index: index.0, ..Entry::default() }
+pub(super) fn stub(term: Term, index: LogIndex, kind: Kind) -> Entry {
+    let mut entry = Entry { term: term.0, index: index.0, ..Entry::default() };
+    if kind == Kind::Configuration {
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+    }
+    entry
 }

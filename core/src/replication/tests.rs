@@ -2,6 +2,8 @@
 
 mod answers;
 mod cluster;
+mod folding;
+mod members;
 
 use self::cluster::{Cluster, FOUL};
 use super::*;
@@ -175,7 +177,7 @@ fn an_orderly_stop_hands_over_at_once() {
     for seed in 0..20 {
         let (mut cluster, old) = settled(seed, 3, Flush::Sync);
         let began = cluster.now;
-        cluster.nodes[old].member.as_mut().unwrap().hand_over();
+        cluster.nodes[old].member.as_mut().unwrap().hand_over(None);
         cluster.run_till("successor", |cluster| {
             cluster.propose(old);
             cluster.leader().is_some_and(|leader| leader != old)

@@ -1,6 +1,8 @@
 //! A node: its connections, and the broker, the name server or both behind
 //! them. One loop owns the values; everything else only moves bytes.
 
+mod tasks;
+
 use std::{
     collections::BTreeMap,
     future::{Future, poll_fn},
@@ -14,7 +16,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    connection::{Outbox, read_frames, write_packets},
+    connection::Outbox,
     peers::{PeerConfig, PeerEvent, Peers},
 };
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     log::SyncTicket,
     nameserver::{self, NameServer, Registration},
     peer::handshake::Membership,
-    runtime::{Listener, Runtime},
+    runtime::Runtime,
     time::{Now, Time},
     wire::{Fields, Frame, code, frame::Packet},
 };
@@ -132,7 +134,7 @@ pub struct Node<R: Runtime> {
     /// the next.
     openings: u64,
     names: Option<NameServer>,
-    peers: Option<Peers>,
+    peers: Option<Peers<R, Event>>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
     connections: BTreeMap<ConnId, Connection>,
@@ -221,9 +223,10 @@ impl<R: Runtime> Node<R> {
             segment_bytes: broker.log.segment_bytes,
         };
         let (runtime, events) = (&self.runtime, &self.events);
-        let started =
-            Peers::start(runtime, set.id, peers, &set.peers, membership, events, Event::Peer).await;
-        self.peers = Some(started.map_err(NodeError::Accept)?);
+        let started = Peers::start(runtime, set.id, peers, membership, events, Event::Peer).await;
+        let mut started = started.map_err(NodeError::Accept)?;
+        started.follow(&set.peers);
+        self.peers = Some(started);
         Ok(())
     }
 
@@ -333,8 +336,13 @@ impl<R: Runtime> Node<R> {
                         peers.send(now.mono, &message);
                     }
                 }
+                Output::Peers(addresses) => {
+                    if let Some(peers) = &mut self.peers {
+                        peers.follow(&addresses);
+                    }
+                }
                 Output::Stopped => ended = Some(Ok(())),
-                Output::Failed(StoreError::NotLeader) => {
+                Output::Failed(StoreError::NotLeader | StoreError::Replaced) => {
                     if let Err(error) = self.reopen_broker(now) {
                         ended = Some(Err(NodeError::Open(error)));
                     }
@@ -354,7 +362,8 @@ impl<R: Runtime> Node<R> {
         ended
     }
 
-    /// Another replica leads: what this broker believed beyond its log is void.
+    /// Another replica leads, or the log was replaced: what this broker believed
+    /// beyond its disk is void.
     fn reopen_broker(&mut self, now: Now) -> Result<(), StoreError> {
         if let Some(names) = &mut self.names {
             names.unregister_local(now);
@@ -427,95 +436,6 @@ impl<R: Runtime> Node<R> {
         let idle: Vec<ConnId> = idle.map(|(conn, _)| *conn).collect();
         idle.into_iter().for_each(|conn| self.close(now, conn));
     }
-
-    fn spawn_sync(&self, ticket: SyncTicket, done: impl Future<Output = io::Result<()>> + 'static) {
-        let (events, opening) = (self.events.clone(), self.openings);
-        self.runtime.spawn(async move {
-            let result = done.await;
-            let _ = events.send(Event::Synced { opening, ticket, result }).await;
-        });
-    }
-
-    fn spawn_accept(&self, mut listener: R::Listener) {
-        let (runtime, events) = (self.runtime.clone(), self.events.clone());
-        let next_conn = self.next_conn.clone();
-        self.runtime.spawn(async move {
-            let mut failures = 0;
-            loop {
-                match listener.accept().await {
-                    Ok((reader, writer, peer)) => {
-                        failures = 0;
-                        let conn = next(&next_conn);
-                        let outbox = Outbox::new();
-                        let accepted = Event::Accepted { conn, peer, outbox: outbox.clone() };
-                        if events.send(accepted).await.is_err() {
-                            return;
-                        }
-                        spawn_connection(&runtime, &events, conn, reader, writer, outbox);
-                    }
-                    // One bad connection attempt, or a moment without file
-                    // descriptors, is not the end; a listener that is gone is.
-                    Err(_) if failures < 100 => {
-                        failures += 1;
-                        let pause = runtime.now().mono + Duration::from_millis(50);
-                        runtime.sleep_until(pause).await;
-                    }
-                    Err(error) => {
-                        let _ = events.send(Event::AcceptFailed(error)).await;
-                        return;
-                    }
-                }
-            }
-        });
-    }
-
-    fn spawn_dial(&self, name_server: usize, addr: SocketAddr) {
-        let (runtime, events) = (self.runtime.clone(), self.events.clone());
-        let next_conn = self.next_conn.clone();
-        self.runtime.spawn(async move {
-            match super::connection::dial(&runtime, addr).await {
-                Ok((reader, writer)) => {
-                    let conn = next(&next_conn);
-                    let outbox = Outbox::new();
-                    let dialled =
-                        Event::Dialled { conn, peer: addr, outbox: outbox.clone(), name_server };
-                    if events.send(dialled).await.is_ok() {
-                        spawn_connection(&runtime, &events, conn, reader, writer, outbox);
-                    }
-                }
-                Err(_) => {
-                    let _ = events.send(Event::DialFailed { name_server }).await;
-                }
-            }
-        });
-    }
-}
-
-fn next(counter: &std::cell::Cell<u64>) -> ConnId {
-    counter.set(counter.get() + 1);
-    ConnId(counter.get())
-}
-
-fn spawn_connection<R: Runtime>(
-    runtime: &R,
-    events: &mpsc::Sender<Event>,
-    conn: ConnId,
-    reader: R::Reader,
-    writer: R::Writer,
-    outbox: Outbox,
-) {
-    let writing = outbox.clone();
-    runtime.spawn(async move {
-        write_packets(writer, &writing).await;
-    });
-    let events = events.clone();
-    runtime.spawn(async move {
-        let ended =
-            read_frames(reader, &outbox, &events, |frames| Event::Frames { conn, frames }).await;
-        tracing::debug!(%conn, %ended, "connection ended");
-        outbox.close();
-        let _ = events.send(Event::Closed { conn }).await;
-    });
 }
 
 /// Waits for events, or for the deadline. Events win, in the order in which

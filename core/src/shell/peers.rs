@@ -45,6 +45,8 @@ const PROVE_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Beyond this many bytes waiting for a peer, messages to it are dropped.
 const WAITING: usize = 32 << 20;
+/// How long the connection to a replica stays open that has left the set.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Connections that have not proved anything yet.
 const STRANGERS: usize = 64;
 const READ_CHUNK: usize = 64 << 10;
@@ -78,38 +80,78 @@ struct Open {
     unanswered: Rc<Cell<Option<Time>>>,
 }
 
-type Link = Rc<RefCell<Option<Open>>>;
+/// The way to one replica. Clones are the same way.
+#[derive(Clone)]
+struct Link {
+    to: SocketAddr,
+    open: Rc<RefCell<Option<Open>>>,
+    /// No longer, once the replica has left the set.
+    is_wanted: Rc<Cell<bool>>,
+}
+
+impl Link {
+    fn new(to: SocketAddr) -> Link {
+        Link { to, open: Rc::default(), is_wanted: Rc::new(Cell::new(true)) }
+    }
+
+    fn close(&self) {
+        if let Some(open) = &*self.open.borrow() {
+            open.outbox.close();
+        }
+    }
+}
 
 /// The ways to all other replicas.
-pub(super) struct Peers(BTreeMap<NodeId, Link>);
+pub(super) struct Peers<R: Runtime, E> {
+    ours: Ours<R, E>,
+    links: BTreeMap<NodeId, Link>,
+}
 
-impl Peers {
-    /// Starts dialling the others and listening for them.
-    pub async fn start<R: Runtime, E: 'static>(
+impl<R: Runtime, E: 'static> Peers<R, E> {
+    /// Starts listening for the others.
+    pub async fn start(
         runtime: &R,
         id: NodeId,
         config: &PeerConfig,
-        addresses: &BTreeMap<NodeId, SocketAddr>,
         membership: Membership,
         events: &mpsc::Sender<E>,
         wrap: fn(PeerEvent) -> E,
-    ) -> io::Result<Peers> {
+    ) -> io::Result<Peers<R, E>> {
         let listener = runtime.listen(config.listen).await?;
         let ours = Ours { runtime: runtime.clone(), id, membership, events: events.clone(), wrap };
         runtime.spawn(accept(ours.clone(), listener));
-        let mut links = BTreeMap::new();
-        for (&peer, &addr) in addresses.iter().filter(|(peer, _)| **peer != id) {
-            let link = Link::default();
-            runtime.spawn(keep_dialling(ours.clone(), peer, addr, link.clone()));
-            links.insert(peer, link);
+        Ok(Peers { ours, links: BTreeMap::new() })
+    }
+
+    /// These are the replicas of the set now: dials who is new, and nobody else
+    /// any more.
+    pub fn follow(&mut self, addresses: &BTreeMap<NodeId, SocketAddr>) {
+        let runtime = &self.ours.runtime;
+        let left = |(id, link): &(&NodeId, &Link)| addresses.get(id) != Some(&link.to);
+        let left: Vec<NodeId> = self.links.iter().filter(left).map(|(id, _)| *id).collect();
+        for link in left.into_iter().filter_map(|id| self.links.remove(&id)) {
+            link.is_wanted.set(false);
+            // What was said to it before may still arrive.
+            let until = runtime.now().mono + FAREWELL;
+            let sleep = runtime.sleep_until(until);
+            runtime.spawn(async move {
+                sleep.await;
+                link.close();
+            });
         }
-        Ok(Peers(links))
+        for (&peer, &addr) in addresses.iter().filter(|(peer, _)| **peer != self.ours.id) {
+            if !self.links.contains_key(&peer) {
+                let link = Link::new(addr);
+                runtime.spawn(keep_dialling(self.ours.clone(), peer, link.clone()));
+                self.links.insert(peer, link);
+            }
+        }
     }
 
     /// Sends a message if its replica is connected and takes what it is sent.
     pub fn send(&self, now: Time, message: &Message) {
-        let Some(link) = self.0.get(&message.to) else { return };
-        let mut link = link.borrow_mut();
+        let Some(link) = self.links.get(&message.to) else { return };
+        let mut link = link.open.borrow_mut();
         let Some(open) = link.as_mut() else { return };
         let since = *open.unanswered.get().get_or_insert(now);
         open.unanswered.set(Some(since));
@@ -169,25 +211,22 @@ impl<R: Runtime, E> Ours<R, E> {
     }
 }
 
-/// Dials a replica again whenever the connection is lost, for ever.
-async fn keep_dialling<R: Runtime, E: 'static>(
-    ours: Ours<R, E>,
-    peer: NodeId,
-    addr: SocketAddr,
-    link: Link,
-) {
-    loop {
-        if let Ok((reader, writer)) = dial(&ours.runtime, addr).await {
+/// Dials a replica again whenever the connection is lost, as long as it belongs
+/// to the set.
+async fn keep_dialling<R: Runtime, E: 'static>(ours: Ours<R, E>, peer: NodeId, link: Link) {
+    while link.is_wanted.get() {
+        if let Ok((reader, writer)) = dial(&ours.runtime, link.to).await {
             match ours.within(PROVE_WITHIN, prove(&ours, peer, reader, writer)).await {
                 Ok((reader, writer, session)) => {
                     let outbox = Outbox::new();
                     let unanswered = Rc::new(Cell::new(None));
                     let pulses = hear_pulses(reader, outbox.clone(), unanswered.clone());
                     ours.runtime.spawn(pulses);
-                    *link.borrow_mut() = Some(Open { session, outbox: outbox.clone(), unanswered });
+                    *link.open.borrow_mut() =
+                        Some(Open { session, outbox: outbox.clone(), unanswered });
                     let ended = write_packets(writer, &outbox).await;
                     tracing::debug!(%peer, %ended, "the connection to a replica ended");
-                    link.borrow_mut().take();
+                    link.open.borrow_mut().take();
                     if ours.events.send((ours.wrap)(PeerEvent::Lost(peer))).await.is_err() {
                         return;
                     }

@@ -5,7 +5,6 @@ use std::io;
 use super::{super::ASYNC_WINDOW, Member, Persisting};
 use crate::{
     error::StoreError,
-    ids::Position,
     log::{HardState, SyncTicket},
     replication::{Flush, MARK_AFTER},
     runtime::{Disk, FileId},
@@ -46,7 +45,12 @@ impl<D: Disk> Member<D> {
         if !self.recovered {
             return Ok(());
         }
+        if let Some(sync) = self.giving_up {
+            let is_done = self.log().is_synced(sync);
+            return if is_done { Err(StoreError::Replaced) } else { Ok(()) };
+        }
         self.tick(now)?;
+        self.govern()?;
         if self.syncing.vouch_at.is_some_and(|at| at <= now) {
             self.syncing.vouch_at = None;
             let store = self.raw.mut_store();
@@ -60,6 +64,8 @@ impl<D: Disk> Member<D> {
             }
             self.drive()?;
         }
+        self.advance_install(now)?;
+        self.offer_snapshots(now)?;
         self.dispatch(now)
     }
 
@@ -98,6 +104,8 @@ impl<D: Disk> Member<D> {
                     || self.syncing.unsynced >= ASYNC_WINDOW / 2
                     || self.persisting.iter().any(needed)
                     || self.log().is_repairing()
+                    || self.install.is_some()
+                    || self.giving_up.is_some()
             }
         };
         if due { self.sync_with(now, &[]) } else { None }
@@ -140,7 +148,7 @@ impl<D: Disk> Member<D> {
             self.recovered = true;
             self.ticks.start(now);
             self.quiet_until = now + self.patience;
-            self.advance_commit()?;
+            while self.advance_commit()? {}
         }
         if rests && self.syncing.vouch_at.is_none() && self.log().vouched() < durable {
             self.syncing.vouch_at = Some(now + MARK_AFTER);
@@ -167,13 +175,7 @@ impl<D: Disk> Member<D> {
             _ => None,
         };
         let tick = self.ticks_wanted().map(|wanted| self.ticks.deadline(wanted));
-        [flush, self.syncing.vouch_at, tick].into_iter().flatten().min()
-    }
-
-    /// Drops whole segments before `keep_from`; returns how many bytes went.
-    pub fn expire(&mut self, keep_from: Position) -> Result<u64, StoreError> {
-        let store = self.raw.mut_store();
-        store.log.expire(&mut store.disk, keep_from)
+        [flush, self.syncing.vouch_at, tick, self.install_deadline()].into_iter().flatten().min()
     }
 
     /// Makes the next segment ready ahead of need.

@@ -4,10 +4,10 @@ use raft::{StateRole, prelude::MessageType};
 
 use super::{
     super::convert::{from_raft, to_raft},
-    BATCH_BYTES, Member, RaftMessage,
+    BATCH_BYTES, Member, RaftMessage, Role,
 };
 use crate::{
-    error::{Corrupt, StoreError},
+    error::StoreError,
     ids::{LogIndex, NodeId, Term},
     log::entry_size,
     peer::{Body, Echo, Mark, Message, Replicated, codec},
@@ -19,18 +19,45 @@ impl<D: Disk> Member<D> {
     /// Takes a message from a replica that proved to be one. Call
     /// [`write`](Self::write) after a batch of them.
     pub fn receive(&mut self, now: Time, mut message: Message) -> Result<(), StoreError> {
-        let known = self.raw.store().voters.contains(&message.from);
-        if !self.recovered || message.to != self.id() || !known {
+        let is_mine = message.to == self.id() && self.is_heard(&message);
+        if !self.recovered || self.giving_up.is_some() || !is_mine {
             return Ok(());
         }
         self.tick(now)?;
         if !self.may_answer(now, &message.body) {
             return Ok(());
         }
-        self.notice_restart(&message);
+        self.notice(&message);
+        match &message.body {
+            Body::Fetch { base, piece } => return self.serve(now, message.from, *base, *piece),
+            Body::LogPiece { from, entries } => {
+                return self.take_log(now, message.from, *from, entries);
+            }
+            Body::StatePiece { base, offset, bytes } => {
+                self.take_state(now, message.from, *base, *offset, bytes);
+                return Ok(());
+            }
+            Body::Append { previous, entries, sent, .. } => {
+                if message.term >= self.term() && self.contradicts(*previous, entries) {
+                    tracing::error!(id = %self.id(), "committed entries are not the leader's");
+                    self.is_contradicted = true;
+                }
+                if self.is_contradicted || self.is_blank() {
+                    message.body = Body::Heartbeat { commit: LogIndex(0), sent: *sent };
+                }
+            }
+            Body::Trust { life } => {
+                let from = Role::Follower(Some(message.from));
+                let is_current = message.term == self.term() && *life == self.log().life();
+                return if is_current && self.role() == from { self.trust() } else { Ok(()) };
+            }
+            // It has more than there is: one of us lost what was committed.
+            Body::Appended { index, .. } if *index > self.log().last_index() => return Ok(()),
+            _ => {}
+        }
+        self.weigh(now, &mut message);
         let received = match &mut message.body {
             Body::Append { entries, .. } => {
-                self.check_committed(message.term, entries)?;
                 if !self.make_room(entries)? {
                     return Ok(());
                 }
@@ -38,11 +65,29 @@ impl<D: Disk> Member<D> {
             }
             _ => Vec::new(),
         };
-        let last = self.log().last_index();
+        let last = LogIndex(self.raw.raft.raft_log.last_index());
         // What raft-rs refuses, from whom it does not know, changes nothing.
         let _ = self.raw.step(to_raft(&message, last));
         self.note_times(&message);
+        match message.body {
+            Body::Offer { offer, .. } if message.term == self.term() => {
+                self.offered(now, message.from, offer)?;
+            }
+            _ => {}
+        }
         self.absorb(received)
+    }
+
+    /// Whether what this replica says counts here. A leader may belong to a
+    /// configuration that has not arrived yet.
+    fn is_heard(&self, message: &Message) -> bool {
+        let leads = matches!(
+            message.body,
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Offer { .. }
+        );
+        let fills = matches!(message.body, Body::LogPiece { .. } | Body::StatePiece { .. });
+        let is_known = self.configuration().contains(message.from);
+        is_known || leads && message.from != NodeId(0) || fills && self.is_blank()
     }
 
     /// The next message for another replica. They may be lost, but those to one
@@ -66,10 +111,14 @@ impl<D: Disk> Member<D> {
 
     /// A follower that lives again may have lost what it acknowledged, through
     /// damage or under async flush: the leader asks it anew what it has.
-    fn notice_restart(&mut self, message: &Message) {
+    fn notice(&mut self, message: &Message) {
         let Some(echo) = echo(&message.body) else { return };
         let is_leader = self.raw.raft.state == StateRole::Leader;
-        if self.lives.insert(message.from, echo.life) == Some(echo.life) || !is_leader {
+        if is_leader && echo.wants_snapshot {
+            self.needy.insert(message.from);
+        }
+        let before = self.followers.insert(message.from, echo);
+        if before.is_some_and(|before| before.life == echo.life) || !is_leader {
             return;
         }
         let last = self.log().last_index();
@@ -80,26 +129,41 @@ impl<D: Disk> Member<D> {
         }
     }
 
-    /// An entry that contradicts a committed one: under async flush a majority
-    /// lost it to power failures, and this replica cannot take it back.
-    fn check_committed(&self, term: Term, entries: &[Replicated]) -> Result<(), StoreError> {
-        if term < self.term() {
+    /// What a replica acknowledges that forgot what it had acknowledged before
+    /// commits nothing: together with a leader that was deposed meanwhile it
+    /// would overrule those who remember. It is trusted again once it has all
+    /// that is committed, on the word of a leader that is sure to be one.
+    fn weigh(&mut self, now: Time, message: &mut Message) {
+        let committed = self.committed_index();
+        let is_sure = self.is_established() && now < self.lease_until();
+        if let Body::Appended { index, echo, .. } = &mut message.body
+            && !echo.is_trusted
+        {
+            if is_sure && *index >= committed && message.term == self.term() {
+                let life = echo.life;
+                self.tell(message.from, Body::Trust { life });
+            }
+            *index = committed.min(*index);
+        }
+    }
+
+    fn trust(&mut self) -> Result<(), StoreError> {
+        if self.is_blank() {
             return Ok(());
         }
+        let store = self.raw.mut_store();
+        store.log.trust(&mut store.disk)
+    }
+
+    /// Whether the leader has other entries than are committed here: under async
+    /// flush a majority lost them to power failures.
+    fn contradicts(&self, previous: Mark, entries: &[Replicated]) -> bool {
         let known = LogIndex(self.raw.raft.raft_log.committed);
-        let contradicts = |entry: &&Replicated| {
-            let ours = self.log().term_at(entry.index);
-            entry.index <= known && ours.is_some_and(|ours| ours != entry.term)
+        let differs = |index: LogIndex, term: Term| {
+            index <= known && self.log().term_at(index).is_some_and(|ours| ours != term)
         };
-        match entries.iter().find(contradicts) {
-            Some(entry) => Err(Corrupt {
-                file: "log".into(),
-                position: Some(entry.start),
-                what: format!("the leader has another entry {} than was committed", entry.index),
-            }
-            .into()),
-            None => Ok(()),
-        }
+        differs(previous.index, previous.term)
+            || entries.iter().any(|entry| differs(entry.index, entry.term))
     }
 
     /// Drops the entries for which the disk has no room. False if none is left.
@@ -126,7 +190,7 @@ impl<D: Disk> Member<D> {
                 self.heard = (message.term, newest.max(*sent));
             }
             body => {
-                if let Some(echo) = echo(body) {
+                if let Some(echo) = echo(body).filter(|echo| echo.is_trusted) {
                     self.lease.answered(message.term, message.from, echo.sent);
                 }
             }
@@ -135,9 +199,19 @@ impl<D: Disk> Member<D> {
 
     /// Turns raft-rs's messages into ours, once what they speak of is written.
     pub(super) fn dispatch(&mut self, now: Time) -> Result<(), StoreError> {
+        for (leaving, previous) in std::mem::take(&mut self.farewells) {
+            let commit = previous.index;
+            self.tell(leaving, Body::Append { previous, commit, sent: now, entries: Vec::new() });
+        }
         while let Some(message) = self.unsent.pop_front() {
             let heard = if self.heard.0 == self.term() { self.heard.1 } else { Time::ZERO };
-            let echo = Echo { sent: heard, life: self.log().life() };
+            let log = self.log();
+            let echo = Echo {
+                sent: heard,
+                life: log.life(),
+                is_trusted: !log.is_distrusted(),
+                wants_snapshot: self.wants_snapshot(),
+            };
             if message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty() {
                 if !self.send_entries(now, &message)? {
                     self.unsent.push_front(message);

@@ -29,7 +29,7 @@ impl One {
         };
         let log = LogConfig { segment_bytes: 16 << 10, birth_id: 1, ..LogConfig::default() };
         let disk = TestDisk::default();
-        let (member, _) = Member::open(disk, log, flush, Base::default(), &set, 1).unwrap();
+        let (member, _) = Member::open(disk, log, flush, Folded::default(), &set, 1).unwrap();
         let mut one = One { member, now: Time(1_000_000), sync: None };
         one.begin_sync();
         one.finish_sync();
@@ -77,8 +77,10 @@ fn append(previous: u64, term: u64, index: u64) -> Body {
     Body::Append { previous, commit: LogIndex(0), sent: Time(7), entries: vec![entry] }
 }
 
-fn appended(index: u64, life: u32) -> Body {
-    let echo = Echo { sent: Time(7), life };
+fn appended(index: u64, life: u64) -> Body {
+    // The store's number is one, too.
+    let life = 1 + life;
+    let echo = Echo { sent: Time(7), life, is_trusted: true, wants_snapshot: false };
     Body::Appended { index: LogIndex(index), commit: LogIndex(0), echo }
 }
 

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::*;
+use super::{
+    super::*,
+    folding::{Folding, Taking},
+};
 use crate::{
     ids::{LogIndex, NodeId},
     log::{
@@ -46,6 +49,10 @@ pub struct Node {
     checked: Position,
     proposed: Vec<(Place, u64)>,
     founding: bool,
+    folding: Folding,
+    taking: Taking,
+    /// How often its log was given up or filled.
+    pub replaced: u64,
 }
 
 /// What the network does to messages.
@@ -69,7 +76,34 @@ struct Committed {
 
 /// The addresses of a group of so many. Nobody dials them.
 pub fn peers(size: usize) -> BTreeMap<NodeId, SocketAddr> {
-    (1..=size as u64).map(|id| (NodeId(id), ([127, 0, 0, 1], id as u16).into())).collect()
+    (0..size).map(id_of).map(|id| (id, address(id))).collect()
+}
+
+pub fn id_of(at: usize) -> NodeId {
+    NodeId(at as u64 + 1)
+}
+
+fn address(id: NodeId) -> SocketAddr {
+    ([127, 0, 0, 1], id.0 as u16).into()
+}
+
+impl Node {
+    fn new(founding: bool, rng: &mut Rng) -> Node {
+        Node {
+            disk: Some(TestDisk::default()),
+            member: None,
+            sync: None,
+            life: 0,
+            wakes_at: Time::MAX,
+            drift: rng.below(41) as i64 - 20,
+            checked: Position(0),
+            proposed: Vec::new(),
+            founding,
+            folding: Folding::default(),
+            taking: Taking::Idle,
+            replaced: 0,
+        }
+    }
 }
 
 pub struct Cluster {
@@ -83,8 +117,14 @@ pub struct Cluster {
     /// Messages between these do not arrive: (from, to).
     pub cut: Vec<(usize, usize)>,
     leaders: BTreeMap<Term, NodeId>,
+    founders: usize,
+    /// Power was lost under async flush: what was acknowledged may give way to
+    /// what a new leader commits.
+    pub may_lose: bool,
     /// What any replica committed, by index from 1.
     committed: Vec<Committed>,
+    /// What folding all of it up to an index gives.
+    digests: BTreeMap<LogIndex, u64>,
     next_id: u64,
     /// Ids of proposals that were acknowledged, with their index.
     pub acked: BTreeMap<u64, LogIndex>,
@@ -93,18 +133,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(seed: u64, size: usize, flush: Flush) -> Cluster {
         let mut rng = Rng::new(seed);
-        let nodes = (0..size).map(|_| Node {
-            disk: Some(TestDisk::default()),
-            member: None,
-            sync: None,
-            life: 0,
-            wakes_at: Time::MAX,
-            drift: rng.below(41) as i64 - 20,
-            checked: Position(0),
-            proposed: Vec::new(),
-            founding: true,
-        });
-        let nodes = nodes.collect();
+        let nodes = (0..size).map(|_| Node::new(true, &mut rng)).collect();
         let mut cluster = Cluster {
             now: Time(1_000_000),
             rng,
@@ -115,7 +144,10 @@ impl Cluster {
             sequence: 0,
             cut: Vec::new(),
             leaders: BTreeMap::new(),
+            founders: size,
+            may_lose: false,
             committed: Vec::new(),
+            digests: BTreeMap::new(),
             next_id: 0,
             acked: BTreeMap::new(),
         };
@@ -124,7 +156,7 @@ impl Cluster {
     }
 
     pub fn start(&mut self, at: usize) {
-        let peers = peers(self.nodes.len());
+        let peers = peers(self.founders);
         let node = &mut self.nodes[at];
         let set = ReplicaSet {
             id: NodeId(at as u64 + 1),
@@ -132,7 +164,7 @@ impl Cluster {
             election_timeout: ELECTION_TIMEOUT,
             founding: node.founding,
         };
-        let disk = node.disk.take().expect("only what is down starts");
+        let mut disk = node.disk.take().expect("only what is down starts");
         let log = LogConfig {
             segment_bytes: 16 << 10,
             spare_segments: 1,
@@ -140,13 +172,18 @@ impl Cluster {
             ..LogConfig::default()
         };
         let seed = self.rng.next();
-        let base = Base::default();
-        let (member, _) = Member::open(disk, log, self.flush, base, &set, seed).unwrap();
+        let (folding, folded) = Folding::restore(&mut disk);
+        let (member, found) = Member::open(disk, log, self.flush, folded, &set, seed).unwrap();
+        node.folding = if found.base == folding.base { folding } else { Folding::default() };
+        if let Some(known) = self.digests.get(&node.folding.base.index) {
+            assert_eq!(node.folding.digest, *known, "a snapshot is what was committed");
+        }
+        node.taking = Taking::Idle;
         node.member = Some(member);
         node.founding = false;
         node.life += 1;
         node.wakes_at = Time::MAX;
-        node.checked = Position(0);
+        node.checked = found.base.position;
         self.advance(at);
     }
 
@@ -211,6 +248,65 @@ impl Cluster {
     fn at(&mut self, time: Time, event: Event) {
         self.sequence += 1;
         self.events.insert((time, self.sequence), event);
+    }
+
+    /// A process ends when its log is replaced, and starts again at once.
+    fn is_replaced(
+        &mut self,
+        at: usize,
+        what: impl FnOnce(&mut Member<TestDisk>) -> Result<(), StoreError>,
+    ) -> bool {
+        let Some(member) = &mut self.nodes[at].member else { return true };
+        match what(member) {
+            Ok(()) => return false,
+            Err(StoreError::Replaced) => {}
+            Err(error) => panic!("{error}"),
+        }
+        self.nodes[at].replaced += 1;
+        self.kill(at);
+        self.start(at);
+        true
+    }
+
+    /// A new node that does not belong to the group yet.
+    pub fn new_node(&mut self) -> usize {
+        let node = Node::new(false, &mut self.rng);
+        self.nodes.push(node);
+        let at = self.nodes.len() - 1;
+        self.start(at);
+        at
+    }
+
+    /// Asks the leader for a change of members.
+    pub fn change(&mut self, change: Change) -> Result<(), Refused> {
+        let leader = self.leader().ok_or(Refused::NotLeader)?;
+        let member = self.nodes[leader].member.as_mut().expect("it leads");
+        let changed = member.change(change).unwrap();
+        self.advance(leader);
+        changed.map(drop)
+    }
+
+    pub fn add(&mut self, at: usize, replaces: Option<usize>) -> Result<(), Refused> {
+        let (id, replaces) = (id_of(at), replaces.map(id_of));
+        self.change(Change::Add { id, address: address(id), replaces })
+    }
+
+    /// Whether the group may lose a disk: three voters at least, all of them up
+    /// and trusted, and no change on its way that would count on them.
+    pub fn is_whole(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let configuration = self.member(leader).configuration();
+        let is_settled = !configuration.is_joint() && configuration.learners().count() == 0;
+        if !is_settled || configuration.seats.len() < 3 {
+            return false;
+        }
+        let sound = |node: &Node| {
+            node.member.as_ref().is_some_and(|member| {
+                member.is_removed()
+                    || !(member.log().is_distrusted() || member.log().is_repairing())
+            })
+        };
+        self.cut.is_empty() && self.nodes.iter().all(sound)
     }
 
     /// Proposes a message to a node that thinks it leads.
@@ -283,7 +379,8 @@ impl Cluster {
             Some(member) => {
                 let log = member.log();
                 format!(
-                    "{:?} in term {}: log to {} ({}), committed {}, distrusted {}, repairing {}\n",
+                    "{:?} in term {}: log to {} ({}), committed {}, distrusted {}, repairing {}, \
+                     blank {}, members {:?}\n",
                     member.role(),
                     member.term(),
                     log.last_index(),
@@ -291,6 +388,8 @@ impl Cluster {
                     member.committed_index(),
                     log.is_distrusted(),
                     log.is_repairing(),
+                    log.is_blank(),
+                    member.configuration().seats,
                 )
             }
         };
@@ -301,12 +400,13 @@ impl Cluster {
         let at = match event {
             Event::Deliver(message) => {
                 let (from, to) = (message.from.0 as usize - 1, message.to.0 as usize - 1);
-                if self.cut.contains(&(from, to)) {
+                if self.cut.contains(&(from, to)) || to >= self.nodes.len() {
                     return;
                 }
                 let now = self.clock(to);
-                let Some(member) = &mut self.nodes[to].member else { return };
-                member.receive(now, *message).unwrap();
+                if self.is_replaced(to, |member| member.receive(now, *message)) {
+                    return;
+                }
                 to
             }
             Event::Synced { node, life, failed } => {
@@ -325,6 +425,9 @@ impl Cluster {
                 let outcome = member.parts().1.finish(sync);
                 member.synced(now, ticket, outcome).unwrap();
                 member.prepare().unwrap();
+                let Node { folding, taking, member, .. } = &mut self.nodes[node];
+                let member = member.as_mut().expect("it is up");
+                folding.synced(taking, member, ticket, &mut self.rng);
                 node
             }
             Event::Wake { node, life } => {
@@ -344,13 +447,17 @@ impl Cluster {
     fn advance(&mut self, at: usize) {
         let now = self.clock(at);
         let life = self.nodes[at].life;
-        let member = self.nodes[at].member.as_mut().expect("it is up");
-        member.write(now).unwrap();
+        if self.is_replaced(at, |member| member.write(now)) {
+            return;
+        }
+        let node = &mut self.nodes[at];
+        let member = node.member.as_mut().expect("it is up");
         let mut messages = Vec::new();
         while let Some(message) = member.poll_message() {
             messages.push(message);
         }
-        if let Some(sync) = member.begin_sync(now) {
+        let of_snapshot = node.folding.advance(&mut node.taking, member, now);
+        if let Some(sync) = of_snapshot.or_else(|| member.begin_sync(now)) {
             self.nodes[at].sync = Some(sync);
             let takes = Duration::from_micros(100 + self.rng.below(3000));
             self.at(self.now + takes, Event::Synced { node: at, life, failed: false });
@@ -394,6 +501,18 @@ impl Cluster {
             let entry = member.entry_at(from).unwrap().expect("committed means written");
             let number = entry.place.index.0 as usize - 1;
             let (term, kind, start) = (entry.place.term, entry.kind, entry.place.start);
+            node.folding.fold(&entry);
+            let end = entry.place.end;
+            if self.may_lose
+                && let Some(known) = self.committed.get(number)
+                && known.term < term
+            {
+                self.committed.truncate(number);
+                self.digests.split_off(&entry.place.index);
+                self.acked.retain(|_, index| *index < entry.place.index);
+            }
+            let digest = *self.digests.entry(entry.place.index).or_insert(node.folding.digest);
+            assert_eq!(digest, node.folding.digest, "all fold the same");
             let parts = entry.parts.into_iter().map(|(_, part)| part).collect();
             let found = Committed { term, kind, start, parts };
             match self.committed.get(number) {
@@ -403,7 +522,7 @@ impl Cluster {
                     self.committed.push(found);
                 }
             }
-            node.checked = entry.place.end;
+            node.checked = end;
         }
         let (committed, log) = (member.committed(), member.log());
         node.proposed.retain(|(place, id)| {
@@ -454,16 +573,26 @@ impl Cluster {
         });
         let end = LogIndex(self.committed.len() as u64);
         self.run_till("agreement", |cluster| {
-            let nodes = 0..cluster.nodes.len();
+            let nodes = cluster.members().into_iter();
             nodes.into_iter().all(|at| cluster.member(at).committed_index() >= end)
         });
         for (id, index) in &self.acked {
             let entry = &self.committed[index.0 as usize - 1];
             assert_eq!(entry.parts[0][..8], id.to_le_bytes(), "proposal {id} is lost");
         }
-        for at in 0..self.nodes.len() {
-            assert!(!self.member(at).log().is_distrusted(), "who caught up is trusted");
-        }
+        self.run_till("trust", |cluster| {
+            let members = cluster.members().into_iter();
+            members.into_iter().all(|at| !cluster.member(at).log().is_distrusted())
+        });
+    }
+
+    /// The nodes of the newest configuration.
+    pub fn members(&self) -> Vec<usize> {
+        let up = self.nodes.iter().filter_map(|node| node.member.as_ref());
+        let newest =
+            up.map(Member::configuration).max_by_key(|known| (known.since, known.seats.len()));
+        let seats = newest.into_iter().flat_map(|known| known.seats.keys());
+        seats.map(|id| id.0 as usize - 1).collect()
     }
 
     /// A sync that is running on this node fails when it ends.
