@@ -1,5 +1,7 @@
 //! The client itself: hands each input to the part that it concerns.
 
+mod closing;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -27,10 +29,11 @@ use crate::{
         Fields, Frame,
         body::{HeartbeatData, ResetOffsets},
         code,
-        header::{GroupHeader, ResetOffsetHeader, UnregisterHeader},
+        header::{GroupHeader, ResetOffsetHeader},
         request,
     },
 };
+use closing::Closing;
 
 /// The client.
 pub struct ClientCore {
@@ -41,13 +44,6 @@ pub struct ClientCore {
     consumers: BTreeMap<ConsumerId, Consumer>,
     next_consumer: u64,
     closing: Option<Closing>,
-}
-
-struct Closing {
-    tickets: Vec<Ticket>,
-    /// The brokers were told; none before all consumers have left.
-    farewells: Option<usize>,
-    done: bool,
 }
 
 impl ClientCore {
@@ -377,62 +373,4 @@ impl ClientCore {
             }
         }
     }
-
-    fn close(&mut self, ticket: Ticket) {
-        self.producer.close(&mut self.cx);
-        self.asks.close(&mut self.cx);
-        for consumer in self.consumers.values_mut() {
-            consumer.leave(&mut self.cx, None);
-        }
-        self.compose_heartbeat();
-        self.closing = Some(Closing { tickets: vec![ticket], farewells: None, done: false });
-    }
-
-    /// Finishes what waits for consumers to have left, and for the brokers to
-    /// have been told.
-    fn look_who_left(&mut self) {
-        let cx = &mut self.cx;
-        self.consumers.retain(|id, consumer| {
-            let Some(tickets) = consumer.has_left() else { return true };
-            for ticket in tickets {
-                cx.complete(ticket, Done::Closed);
-            }
-            cx.outputs.push_back(Output::Left { consumer: *id });
-            false
-        });
-        let Some(closing) = self.closing.as_mut().filter(|closing| !closing.done) else { return };
-        if !self.consumers.is_empty() {
-            return;
-        }
-        let owed = *closing.farewells.get_or_insert_with(|| say_farewell(cx));
-        if owed == 0 {
-            closing.done = true;
-            for ticket in std::mem::take(&mut closing.tickets) {
-                cx.complete(ticket, Done::Closed);
-            }
-        }
-    }
-}
-
-/// Tells the brokers that the producer is gone. Returns how many were told.
-fn say_farewell(cx: &mut Context) -> usize {
-    let mut brokers = cx.routes.brokers();
-    brokers.retain(|addr| cx.links.is_up(*addr));
-    for addr in &brokers {
-        let header = UnregisterHeader {
-            client_id: &cx.client_id,
-            producer_group: Some(&cx.config.producer_group),
-            consumer_group: None,
-        };
-        let (fields, timeout) = (header.fields(), cx.config.request_timeout);
-        cx.call(
-            *addr,
-            request::UNREGISTER_CLIENT,
-            fields,
-            Default::default(),
-            timeout,
-            Purpose::Farewell,
-        );
-    }
-    brokers.len()
 }
