@@ -41,6 +41,10 @@ pub struct ByHand {
     pub sent: Vec<(ConnId, Frame)>,
     /// What it sent to the other replicas of its set, oldest first.
     pub to_peers: Vec<Message>,
+    /// Name servers that it wants to be connected to, by number, and connections
+    /// that it closed.
+    pub dialled: Vec<usize>,
+    pub closed: Vec<ConnId>,
     /// Why the broker ended, if its store failed.
     pub failed: Option<StoreError>,
     /// The disk stops working after this many operations of the next process.
@@ -85,6 +89,8 @@ impl ByHand {
             config,
             sent: Vec::new(),
             to_peers: Vec::new(),
+            dialled: Vec::new(),
+            closed: Vec::new(),
             failed: None,
             cut_after: None,
             seed: 7,
@@ -180,7 +186,9 @@ impl ByHand {
             }
             Output::Peer(message) => self.to_peers.push(message),
             Output::Stopped => self.broker = None,
-            Output::Close { .. } | Output::Dial { .. } | Output::Peers(_) | Output::Registered => {}
+            Output::Close { conn } => self.closed.push(conn),
+            Output::Dial { name_server, .. } => self.dialled.push(name_server),
+            Output::Peers(_) | Output::Registered => {}
         }
     }
 

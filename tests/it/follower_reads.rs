@@ -28,7 +28,7 @@ struct Pulled {
 
 /// Three replicas, and a group that they know.
 fn set() -> Set {
-    let mut set = Set::with(|config| config.far_behind = FAR);
+    let mut set = Set::with(|_, config| config.far_behind = FAR);
     let leader = set.leader();
     set.send(leader, "0");
     pull(&mut set, leader, 0);

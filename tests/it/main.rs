@@ -11,6 +11,7 @@ mod node_config;
 mod oracles_bite;
 mod orderly;
 mod real_smoke;
+mod registrations;
 mod replica_sets;
 mod replica_sets_on_tokio;
 mod retention;

@@ -28,13 +28,14 @@ pub struct Set {
 
 impl Set {
     fn new() -> Set {
-        Set::with(|_| ())
+        Set::with(|_, _| ())
     }
 
-    pub fn with(adjust: impl Fn(&mut BrokerConfig)) -> Set {
+    /// With something else in the configuration of each, by its number from 1.
+    pub fn with(change: impl Fn(u64, &mut BrokerConfig)) -> Set {
         let node = |number| {
             let mut node = node(number, true);
-            adjust(&mut node.config);
+            change(number, &mut node.config);
             node.start().unwrap();
             node.config.replica_set.as_mut().unwrap().founding = false;
             node
