@@ -260,7 +260,7 @@ fn fill(set: &mut Set, kilobytes: usize) -> Vec<(u64, String)> {
 
 /// Retention has taken the first messages, so that no replica can replay the
 /// log from its beginning.
-fn short_of_memory(config: &mut BrokerConfig) {
+fn short_of_memory(_: u64, config: &mut BrokerConfig) {
     config.retain_bytes = Some(200 << 10);
 }
 
