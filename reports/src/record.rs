@@ -32,6 +32,9 @@ pub struct Record {
     pub plan: Vec<PlanLine>,
     pub lanes: Vec<Lane>,
     pub verdicts: Vec<Verdict>,
+    /// Why the scenario cannot be run in this world; then nothing else is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_applicable: Option<String>,
     /// How often each fault and each marked piece of behaviour really happened.
     pub coverage: BTreeMap<String, u64>,
     pub spans: Vec<Span>,
@@ -203,6 +206,8 @@ pub struct Verdict {
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
     Holds,
+    /// The world does not show what it is judged by.
+    NotJudged,
     Broken(Violation),
 }
 
@@ -219,7 +224,7 @@ pub struct Violation {
 impl Verdict {
     pub fn violation(&self) -> Option<&Violation> {
         match &self.finding {
-            Finding::Holds => None,
+            Finding::Holds | Finding::NotJudged => None,
             Finding::Broken(violation) => Some(violation),
         }
     }
@@ -234,9 +239,11 @@ impl Verdict {
 }
 
 impl Record {
-    /// A run that nothing judged proved nothing, so it did not pass.
+    /// A run that nothing judged proved nothing, so it did not pass, unless
+    /// there could be none.
     pub fn passed(&self) -> bool {
-        !self.verdicts.is_empty() && self.broken().next().is_none()
+        let was_judged = !self.verdicts.is_empty() || self.not_applicable.is_some();
+        was_judged && self.broken().next().is_none()
     }
 
     pub fn broken(&self) -> impl Iterator<Item = (&Verdict, &Violation)> {

@@ -33,7 +33,8 @@ impl Suite {
 
     /// False if nothing ran: that proves nothing.
     pub fn passed(&self) -> bool {
-        !self.runs.is_empty() && self.failures().next().is_none()
+        let ran = self.runs.iter().any(|run| run.not_applicable.is_none());
+        ran && self.failures().next().is_none()
     }
 
     pub fn rows(&self) -> Vec<Row<'_>> {
@@ -66,9 +67,12 @@ impl<'a> Row<'a> {
         self.runs.iter().map(|run| run.ended_us).sum()
     }
 
-    /// `holds`, or the promises that were broken and the first seed that shows it.
+    /// `holds`, `n/a` and why, or the promises that were broken and the first seed that shows it.
     pub fn verdict(&self) -> String {
-        let Some(first) = self.failures().next() else { return "holds".to_string() };
+        let Some(first) = self.failures().next() else {
+            let impossible = self.runs.iter().find_map(|run| run.not_applicable.as_ref());
+            return impossible.map_or("holds".to_string(), |why| format!("n/a: {why}"));
+        };
         let mut titles: Vec<String> = Vec::new();
         for (verdict, _) in self.failures().flat_map(Record::broken) {
             if !titles.contains(&verdict.title()) {

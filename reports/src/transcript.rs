@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use crate::record::{Event, Lane, LaneKind, PlanLine, Record};
+use crate::record::{Event, Finding, Lane, LaneKind, PlanLine, Record};
 
 /// A simulated moment or duration, given in microseconds, as `12.345678s`.
 pub struct Seconds(pub u64);
@@ -101,9 +101,10 @@ pub fn verdict_table(record: &Record) -> String {
     let mut table = String::new();
     for verdict in &record.verdicts {
         let number = verdict.oracle.map_or(String::new(), |number| number.to_string());
-        let found = match verdict.violation() {
-            None => "holds".to_string(),
-            Some(violation) => format!("BROKEN  {}", OneLine(&violation.message)),
+        let found = match &verdict.finding {
+            Finding::Holds => "holds".to_string(),
+            Finding::NotJudged => "not judged in this world".to_string(),
+            Finding::Broken(violation) => format!("BROKEN  {}", OneLine(&violation.message)),
         };
         let _ = writeln!(table, "{number:>4}  {:<24}  {found}", OneLine(&verdict.name));
     }

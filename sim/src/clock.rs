@@ -9,6 +9,7 @@ use stormglass_core::time::{Now, Time};
 use crate::disk::Timer;
 
 thread_local! {
+    static WALL_AT_START_MS: Cell<i64> = const { Cell::new(WALL_AT_START) };
     static TRUE_NOW_US: Cell<u64> = const { Cell::new(0) };
     static ORIGIN_US: Cell<u64> = const { Cell::new(u64::MAX) };
 }
@@ -48,19 +49,24 @@ pub(crate) fn set_true_now_us(world_us: u64) {
     TRUE_NOW_US.set(world_us.saturating_sub(ORIGIN_US.get()));
 }
 
-/// What wall clocks without an offset show when a run starts:
+/// What wall clocks without an offset show when a simulated run starts:
 /// 2024-01-01T00:00:00Z, in milliseconds since the Unix epoch.
 pub const WALL_AT_START: i64 = 1_704_067_200_000;
 
+/// A world begins on this thread that has its own wall clock, which shows this.
+pub(crate) fn set_wall_at_start(wall: i64) {
+    WALL_AT_START_MS.set(wall);
+}
+
 /// What a wall clock that is right shows at this true time.
 pub fn right_wall(true_us: u64) -> i64 {
-    WALL_AT_START + ((ORIGIN_US.get() + true_us) / 1000) as i64
+    WALL_AT_START_MS.get() + ((ORIGIN_US.get() + true_us) / 1000) as i64
 }
 
 /// The true time at which a wall clock that is right shows this; zero if it was
 /// before the run.
 pub fn true_us_of(wall: i64) -> u64 {
-    let since_start = u64::try_from(wall - WALL_AT_START).unwrap_or(0) * 1000;
+    let since_start = u64::try_from(wall - WALL_AT_START_MS.get()).unwrap_or(0) * 1000;
     since_start.saturating_sub(ORIGIN_US.get())
 }
 
@@ -82,7 +88,7 @@ pub struct NodeClock {
 impl NodeClock {
     pub fn now(&self, true_us: u64) -> Now {
         let mono = self.mono(true_us);
-        let wall = WALL_AT_START + (mono.0 / 1000) as i64 + self.wall_offset_ms;
+        let wall = WALL_AT_START_MS.get() + (mono.0 / 1000) as i64 + self.wall_offset_ms;
         Now { mono, wall }
     }
 

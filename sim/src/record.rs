@@ -16,10 +16,14 @@ use crate::{
 /// The verdicts and counts of a run, without its history: all that the tables
 /// show of a run that passed.
 pub fn summary(scenario: &Scenario, run: &RunRecord) -> Record {
-    // A run that panicked ends early, and then much is missing: the cause comes first.
-    let mut verdicts = vec![no_panic(run)];
-    verdicts.extend(PROMISES.iter().map(|promise| verdict(run, promise)));
-    verdicts.push(expectations(run));
+    let mut verdicts = Vec::new();
+    if run.not_applicable.is_none() {
+        // A run that panicked ends early, and then much is missing: the cause
+        // comes first.
+        verdicts.push(no_panic(run));
+        verdicts.extend(PROMISES.iter().map(|promise| verdict(run, promise)));
+        verdicts.push(expectations(run));
+    }
     Record {
         scenario: scenario.name.clone(),
         area: scenario.area.clone(),
@@ -32,6 +36,7 @@ pub fn summary(scenario: &Scenario, run: &RunRecord) -> Record {
         plan: plan_lines(&run.plan),
         lanes: lanes(&run.history),
         verdicts,
+        not_applicable: run.not_applicable.clone(),
         coverage: run.coverage.clone(),
         event_count: run.history.events.len() as u64,
         history: format!("{:016x}", run.hash),
@@ -72,11 +77,12 @@ fn lanes(history: &History) -> Vec<Lane> {
 
 fn verdict(run: &RunRecord, promise: &oracle::Promise) -> Verdict {
     let broken = run.violations.iter().find(|v| v.promise().number == promise.number);
+    let held = if run.world.judges(promise.number) { Finding::Holds } else { Finding::NotJudged };
     Verdict {
         oracle: Some(promise.number),
         name: promise.name.replace('_', " "),
         promise: promise.says.to_owned(),
-        finding: broken.map_or(Finding::Holds, |v| Finding::Broken(violation(&run.history, v))),
+        finding: broken.map_or(held, |v| Finding::Broken(violation(&run.history, v))),
     }
 }
 

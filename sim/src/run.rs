@@ -6,6 +6,7 @@ mod clocks;
 mod nodes;
 mod operators;
 mod panics;
+pub mod real;
 mod story;
 
 use std::{
@@ -32,24 +33,33 @@ use crate::{
     logging,
     oracle::{Context, GroupRules, Judge, Violation},
     workload::producer_group,
-    world::{NetConfig, on_madsim, on_turmoil},
+    world::{NetConfig, on_madsim, on_real, on_turmoil},
 };
 
-/// The simulator of a run.
+/// The simulator of a run, or real processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum World {
     Madsim,
     Turmoil,
+    Real,
 }
 
 impl World {
-    pub const ALL: [World; 2] = [World::Madsim, World::Turmoil];
+    pub const ALL: [World; 3] = [World::Madsim, World::Turmoil, World::Real];
+    /// In these the same seed gives the same run.
+    pub const SIMULATED: [World; 2] = [World::Madsim, World::Turmoil];
 
     pub fn name(self) -> &'static str {
         match self {
             World::Madsim => "madsim",
             World::Turmoil => "turmoil",
+            World::Real => "real",
         }
+    }
+
+    /// Whether a promise can be judged by what this world shows.
+    pub fn judges(self, promise: u32) -> bool {
+        self != World::Real || real::judges(promise)
     }
 }
 
@@ -64,7 +74,7 @@ impl FromStr for World {
 
     fn from_str(name: &str) -> Result<World, String> {
         let found = World::ALL.into_iter().find(|world| world.name() == name);
-        found.ok_or_else(|| format!("`{name}` is no world, allowed: madsim, turmoil"))
+        found.ok_or_else(|| format!("`{name}` is no world, allowed: madsim, turmoil, real"))
     }
 }
 
@@ -86,6 +96,8 @@ pub struct RunRecord {
     pub missing: Vec<(String, String)>,
     /// Why the run could not go on.
     pub panic: Option<String>,
+    /// Why there was none: this world cannot do what the scenario asks for.
+    pub not_applicable: Option<String>,
     /// What was logged, if it was asked for.
     pub log: Vec<String>,
     /// Over the plan and all events.
@@ -129,9 +141,13 @@ fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> 
     let live = || match world {
         World::Madsim => on_madsim::run(seed, &net, async |w| story.live(w, &mut judge).await),
         World::Turmoil => on_turmoil::run(seed, &net, async |w| story.live(w, &mut judge).await),
+        World::Real => on_real::run(async |w| story.live(w, &mut judge).await),
     };
     let live = || first_panic(live);
+    let not_applicable =
+        if world == World::Real { real::not_applicable(scenario, &plan) } else { None };
     let (panic, log) = match options.log {
+        _ if not_applicable.is_some() => (None, Vec::new()),
         Some(level) => logging::capture(level, live),
         None => (live(), Vec::new()),
     };
@@ -140,13 +156,19 @@ fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> 
     let mut violations = Vec::new();
     let judged = first_panic(|| {
         judge.follow(&history);
-        violations = judge.finish();
+        if not_applicable.is_none() {
+            violations = judge.finish();
+        }
     });
     let panic = panic.or(judged);
     let coverage = coverage::coverage(&history);
+    let expected = match world {
+        World::Real => real::expects(scenario),
+        World::Madsim | World::Turmoil => scenario.expect.at_least.clone(),
+    };
     let missing = match &panic {
-        Some(_) => Vec::new(),
-        None => coverage::missing(&scenario.expect.at_least, &coverage),
+        None if not_applicable.is_none() => coverage::missing(&expected, &coverage),
+        _ => Vec::new(),
     };
     let hash = digest(&plan, &history, ended_us);
     RunRecord {
@@ -160,6 +182,7 @@ fn run_here(scenario: &Scenario, seed: u64, world: World, options: &Options) -> 
         coverage,
         missing,
         panic,
+        not_applicable,
         log,
         hash,
     }
@@ -263,7 +286,7 @@ mod tests {
     #[test]
     fn a_small_storm_is_survived_and_is_the_same_after_other_runs() {
         let scenario = stormglass_scenarios::parse("small.toml", SMALL).unwrap();
-        for world in World::ALL {
+        for world in World::SIMULATED {
             let run = |seed| run(&scenario, seed, world, &Options::default());
             let first = run(1);
             let told: Vec<String> =

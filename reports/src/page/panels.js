@@ -121,7 +121,8 @@ function showVerdicts() {
   $("verdicts").replaceChildren(pairs(run.verdicts.map((verdict) => {
     const broken = typeof verdict.finding === "object";
     const title = (verdict.oracle === undefined ? "" : verdict.oracle + " ") + verdict.name;
-    return [title, element("span", broken ? "broken" : "holds", broken ? "bad" : "good")];
+    const word = broken ? "broken" : verdict.finding === "not-judged" ? "not judged" : "holds";
+    return [title, element("span", word, broken ? "bad" : "good")];
   })));
 }
 

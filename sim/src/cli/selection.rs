@@ -1,9 +1,9 @@
 //! Which runs a command means: scenarios × worlds × seeds, and a shard of them.
 
-use std::{fmt, ops::Range, path::Path, sync::Arc, thread::available_parallelism};
+use std::{fmt, ops::Range, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
 use stormglass_scenarios::{Scenario, load, load_dir};
-use stormglass_sim::run::World;
+use stormglass_sim::run::{World, real};
 
 use super::{Refused, tree};
 
@@ -18,9 +18,13 @@ pub struct Selection {
     /// The seeds from A up to B, without B
     #[arg(long, value_name = "A..B", value_parser = seeds)]
     pub seeds: Option<Range<u64>>,
-    /// madsim, turmoil or both
+    /// madsim, turmoil or both of them; real, or all
     #[arg(long, value_name = "WORLD", value_parser = worlds, default_value = "both")]
     pub world: Worlds,
+    /// Runs in the world `real` go on for at most so many seconds, and what
+    /// [expect] asks for shrinks with them
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub real_seconds: Option<u64>,
     /// Only the I-th of N equal parts of the runs
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub shard: Option<Shard>,
@@ -42,8 +46,10 @@ pub struct Job {
 #[derive(Clone, Default)]
 pub enum Worlds {
     One(World),
+    /// The simulators.
     #[default]
     Both,
+    All,
 }
 
 #[derive(Clone, Copy)]
@@ -58,6 +64,7 @@ impl fmt::Display for Worlds {
         match self {
             Worlds::One(world) => world.fmt(f),
             Worlds::Both => f.write_str("both"),
+            Worlds::All => f.write_str("all"),
         }
     }
 }
@@ -68,6 +75,12 @@ impl Selection {
         let mut jobs = Vec::new();
         for (scenario, named) in chosen(&self.scenarios)? {
             for world in self.world.all() {
+                let scenario = match self.real_seconds {
+                    Some(secs) if world == World::Real => {
+                        Arc::new(real::shortened(&scenario, Duration::from_secs(secs)))
+                    }
+                    _ => scenario.clone(),
+                };
                 for seed in self.seeds_of(&scenario) {
                     let (scenario, named) = (scenario.clone(), named.clone());
                     jobs.push(Job { scenario, named, world, seed });
@@ -103,7 +116,8 @@ impl Worlds {
     pub fn all(&self) -> Vec<World> {
         match self {
             Worlds::One(world) => vec![*world],
-            Worlds::Both => World::ALL.to_vec(),
+            Worlds::Both => World::SIMULATED.to_vec(),
+            Worlds::All => World::ALL.to_vec(),
         }
     }
 }
@@ -176,8 +190,10 @@ pub fn seeds(text: &str) -> Result<Range<u64>, String> {
 pub fn worlds(text: &str) -> Result<Worlds, String> {
     match text {
         "both" => Ok(Worlds::Both),
+        "all" => Ok(Worlds::All),
         name => {
-            name.parse().map(Worlds::One).map_err(|_| "allowed: madsim, turmoil, both".to_owned())
+            let allowed = "allowed: madsim, turmoil, both, real, all";
+            name.parse().map(Worlds::One).map_err(|_| allowed.to_owned())
         }
     }
 }

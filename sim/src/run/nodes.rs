@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     disk::{DiskConfig, Drive, SimDisk},
-    history::{Mark, Recorder, Stop},
+    history::{EventKind, Mark, Recorder, Stop},
     probe::{Probe, Set, Unwatched},
     workload::Workloads,
     world::{Cluster, Life, MachineNo, Program, Watch, World},
@@ -94,7 +94,8 @@ pub fn add_all<W: World>(
                     is_new: Cell::new(true),
                     bell: machines.bell(&name),
                 };
-                let program = Rc::new(move |rt, disk| server.life(rt, disk));
+                let program: Program<W::Runtime> =
+                    Rc::new(move |rt, disk| server.life::<W>(rt, disk));
                 let no = cluster.add(name, DiskConfig::default(), probe, program);
                 machines.name_servers.push(no);
             }
@@ -108,7 +109,8 @@ pub fn add_all<W: World>(
                     is_new: Cell::new(true),
                     bell: machines.bell(&name),
                 };
-                let program = Rc::new(move |rt, disk| server.life(rt, disk));
+                let program: Program<W::Runtime> =
+                    Rc::new(move |rt, disk| server.life::<W>(rt, disk));
                 let no = cluster.add(name, disk.clone(), probe, program);
                 machines.brokers.push(no);
             }
@@ -137,6 +139,17 @@ pub fn add_all<W: World>(
     // Nobody starts it before all that is down is started again.
     hire("auditor", Rc::new(move |rt, _disk| Box::pin(office.clone().audit(rt))));
     machines
+}
+
+/// What a probe would tell of the topics that were created.
+pub fn tell_topics(scenario: &Scenario, recorder: &Recorder) {
+    for set in scenario.sets() {
+        let lane = recorder.name(|names| names.lane(&set.name));
+        for topic in &scenario.cluster.topics {
+            let name = recorder.name(|names| names.topic(&topic.name));
+            recorder.push(lane, EventKind::TopicSized { topic: name, queues: topic.queues });
+        }
+    }
 }
 
 /// Where the name servers of a scenario are.
@@ -232,12 +245,15 @@ struct Server {
 }
 
 impl Server {
-    fn life<R: Runtime<Disk = SimDisk>>(&self, runtime: R, disk: SimDisk) -> Life {
+    fn life<W: World>(&self, runtime: W::Runtime, disk: SimDisk) -> Life {
         let (mut config, addr, probe) = (self.config.clone(), self.addr, self.probe.clone());
         if let Some(set) = config.broker.as_mut().and_then(|broker| broker.replica_set.as_mut()) {
             set.founding = self.is_new.replace(false);
         }
         let asked = self.bell.for_a_new_life();
+        if let Some(process) = W::process(&runtime, &config, addr, &asked) {
+            return process;
+        }
         Box::pin(async move {
             let opened = Node::open(runtime.clone(), config, disk);
             let served = match (opened, runtime.listen(addr).await) {

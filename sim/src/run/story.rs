@@ -59,6 +59,9 @@ impl Story<'_> {
         let machines = nodes::add_all(&mut cluster, self.scenario, self.recorder, &clients);
         self.set_clocks(&cluster);
         let origin = self.set_up(&mut cluster, &machines).await;
+        if !W::HAS_PROBE {
+            nodes::tell_topics(self.scenario, self.recorder);
+        }
 
         let mut journal = Journal::new(self.recorder.clone());
         let mut casting = Casting::new(self.scenario, self.seed);

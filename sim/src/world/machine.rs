@@ -29,16 +29,25 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MachineNo(pub usize);
 
+thread_local! {
+    static NETWORK: Cell<Ipv4Addr> = const { Cell::new(Ipv4Addr::new(192, 168, 0, 0)) };
+}
+
+/// The machines of this thread's run are elsewhere than simulated ones.
+pub(super) fn set_network(network: Ipv4Addr) {
+    NETWORK.set(network);
+}
+
 impl MachineNo {
     /// 192.168.0.1 for the first.
     pub fn ip(self) -> IpAddr {
         let n = self.0 as u32 + 1;
-        IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(192, 168, 0, 0)) + n))
+        IpAddr::V4(Ipv4Addr::from(u32::from(NETWORK.get()) + n))
     }
 
     pub fn of(ip: IpAddr) -> Option<MachineNo> {
         let IpAddr::V4(ip) = ip else { return None };
-        let first = u32::from(Ipv4Addr::new(192, 168, 0, 1));
+        let first = u32::from(NETWORK.get()) + 1;
         u32::from(ip).checked_sub(first).map(|n| MachineNo(n as usize))
     }
 }

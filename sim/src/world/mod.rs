@@ -16,15 +16,17 @@ compile_error!(
 mod machine;
 mod network;
 pub mod on_madsim;
+pub mod on_real;
 pub mod on_turmoil;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, ops::RangeInclusive, pin::Pin, rc::Rc};
+use std::{future::Future, net::SocketAddr, ops::RangeInclusive, pin::Pin, rc::Rc};
 
 pub use machine::{Machine, MachineNo, Process, State, Watch};
 pub use network::Network;
-use stormglass_core::{ids::Name, runtime::Runtime};
+use stormglass_core::{ids::Name, runtime::Runtime, shell::node::NodeConfig};
+use tokio::sync::Notify;
 
 use crate::{
     disk::{DiskConfig, SimDisk, Timer},
@@ -46,9 +48,13 @@ pub struct NetConfig {
     pub latency_us: RangeInclusive<u64>,
 }
 
-/// A simulator. All calls come from the one loop that walks the fault plan.
+/// A simulator, or the real thing. All calls come from the one loop that walks
+/// the fault plan.
 pub trait World {
     type Runtime: Runtime<Disk = SimDisk>;
+
+    /// Whether a probe looks into the brokers.
+    const HAS_PROBE: bool = true;
 
     /// True time in microseconds since the start of the run.
     fn time(&self) -> Rc<dyn Timer>;
@@ -63,8 +69,22 @@ pub trait World {
     /// Starts a process on a machine on which none runs.
     fn start(&mut self, process: Process, disk: SimDisk, program: &Program<Self::Runtime>);
 
+    /// Runs a server as a process of its own, if this world does that. The
+    /// process stops in order once it is `asked`.
+    fn process(
+        _runtime: &Self::Runtime,
+        _config: &NodeConfig,
+        _addr: SocketAddr,
+        _asked: &Rc<Notify>,
+    ) -> Option<Life> {
+        None
+    }
+
     /// Ends what runs on a machine, at once.
     fn stop(&mut self, machine: MachineNo);
+
+    /// Stops a process of its own, or lets it go on.
+    fn pause(&mut self, _machine: MachineNo, _is_paused: bool) {}
 
     /// Lets segments pass from one machine to another, or loses them.
     fn set_link(&mut self, from: MachineNo, to: MachineNo, passes: bool);
@@ -177,12 +197,14 @@ impl<W: World> Cluster<W> {
         let runs = self.machine(no).state() == State::Running;
         if runs {
             self.machine(no).pause();
+            self.world.pause(no, true);
         }
         runs
     }
 
     pub fn resume(&mut self, no: MachineNo) {
         self.machine(no).resume();
+        self.world.pause(no, false);
     }
 
     /// Cuts all links from `a` to `b` and, unless `one_way`, back.
@@ -228,7 +250,7 @@ impl<W: World> Cluster<W> {
             let machine = self.machine(no);
             machine.drive.repair();
             machine.clock.borrow_mut().correct(now);
-            machine.resume();
+            self.resume(no);
         }
     }
 
