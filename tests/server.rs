@@ -3,13 +3,14 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::mpsc,
     thread,
     time::Duration,
 };
 
+pub use stormglass_sim::world::on_real::binary;
 use tempfile::TempDir;
 
 /// A server that is not ready by then has failed: it promises one second, and
@@ -22,29 +23,6 @@ pub fn target_dir() -> PathBuf {
     // target/<profile>/deps/<test>
     let target = exe.ancestors().nth(3).expect("cargo puts tests into target/<profile>/deps");
     target.to_owned()
-}
-
-/// The `stormglass` binary of this test's profile, built if need be.
-pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let exe = std::env::current_exe().expect("a process knows its program");
-        let profile_dir = exe.ancestors().nth(2).expect("cargo puts tests into a profile's deps");
-        let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "--quiet", "--package", "stormglass", "--bin", "stormglass"])
-            .args(["--profile", profile, "--target-dir"])
-            .arg(target_dir())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the stormglass binary does not build");
-        profile_dir.join("stormglass")
-    })
 }
 
 pub struct Server {

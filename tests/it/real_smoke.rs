@@ -2,38 +2,22 @@
 //! while the testbed's own clients send and receive, and judged by the
 //! testbed's own oracles.
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    pin::Pin,
-    process::Command,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{process::Command, time::Duration};
 
-use stormglass::{
-    Client, ConsumerConfig, Message, StartAt,
-    on_tokio::{OnTokio, block_on},
-};
-use stormglass_scenarios::{Role, Scenario};
+use stormglass::{Client, ConsumerConfig, Message, StartAt};
+use stormglass_reports::failure::failure_text;
 use stormglass_sim::{
-    disk::Timer,
-    history::{EventKind, Fault, FaultKind, LaneId, Recorder, Stop},
-    oracle::{Context, Judge, judge},
-    workload::Workloads,
+    record::record,
+    run::{Options, World, run},
 };
 use stormglass_tests::server::{Server, binary};
-use tokio::{task::spawn_local, time::sleep};
-
-/// The name that `stormglass serve` gives its broker.
-const BROKER: &str = "broker-a";
 
 const KILLED_IN_TRAFFIC: &str = "
     name = 'killed-in-traffic'
     seeds = [1]
     run_for = '6s'
     settle = '60s'
-    cluster = { topics = [{ name = 'orders', queues = 4 }] }
+    cluster = { topics = [{ name = 'orders', queues = 4 }], flush = 'FLUSH' }
 
     [[workload]]
     kind = 'produce'
@@ -62,120 +46,38 @@ const KILLED_IN_TRAFFIC: &str = "
     topics = ['orders']
     orderly = true
     from = 'first'
+
+    [[fault]]
+    kind = 'kill'
+    at = '1500ms..2s'
+    every = '2s'
+    node = 'broker'
+    restart_after = '300ms'
+
+    [expect]
+    at_least = { kill = 2, restart = 2, redelivery = 1 }
+    may_lose = 'nothing'
 ";
 
 #[test]
 fn a_killed_broker_loses_nothing_it_acknowledged() {
-    killed_in_traffic(&[], true);
+    killed_in_traffic("sync");
 }
 
 #[test]
 fn a_killed_broker_loses_nothing_under_async_flush_either() {
     // Only a power failure may take what was not synced yet.
-    killed_in_traffic(&["--flush", "async"], false);
+    killed_in_traffic("async");
 }
 
-fn killed_in_traffic(flags: &[&str], sync_flush: bool) {
-    let scenario = stormglass_scenarios::parse("real_smoke.rs", KILLED_IN_TRAFFIC).unwrap();
-    let mut server = Server::start(flags);
-    for topic in &scenario.cluster.topics {
-        server.command(&["topic", "create", &topic.name, "--queues", &topic.queues.to_string()]);
-    }
-    let time = RealTime(Instant::now());
-    let recorder = Recorder::new(move || time.now_us());
-    let broker = recorder.name(|names| names.lane(BROKER));
-    let topics = scenario.cluster.topics.iter();
-    for (topic, queues) in topics.map(|topic| (topic.name.clone(), topic.queues)) {
-        let topic = recorder.name(|names| names.topic(&topic));
-        recorder.push(broker, EventKind::TopicSized { topic, queues });
-    }
-    recorder.push(broker, EventKind::NodeStarted { life: 1 });
-
-    let context =
-        Context { sync_flush, may_lose_nothing: true, settle: 60_000_000, ..Context::default() };
-    let follower = Judge::new(context.clone());
-    block_on(live(scenario, &mut server, &recorder, follower, broker, time)).unwrap();
-    assert_eq!(server.stop(), 0, "a stop in good order");
-
-    let history = recorder.take();
-    let count = |of: fn(&EventKind) -> bool| history.events.iter().filter(|e| of(&e.kind)).count();
-    let sent = count(|kind| matches!(kind, EventKind::SendOk { .. }));
-    let acked = count(|kind| matches!(kind, EventKind::Acked { .. }));
-    assert!(sent > 1000 && acked > sent, "too little traffic: {sent} sent, {acked} acknowledged");
-    let violations = judge(&history, context);
-    let told: Vec<String> =
-        violations.iter().map(|violation| violation.tell(&history.names)).collect();
-    assert!(told.is_empty(), "{told:#?}");
-}
-
-/// Two kills in mid-traffic, then rest.
-async fn live(
-    scenario: Scenario,
-    server: &mut Server,
-    recorder: &Recorder,
-    mut judge: Judge,
-    broker: LaneId,
-    time: RealTime,
-) {
-    let addr: SocketAddr = server.addr().parse().unwrap();
-    let scenario = Rc::new(scenario);
-    let clients = Workloads::new(scenario.clone(), recorder.clone(), Rc::new(time), vec![addr]);
-    for node in scenario.nodes() {
-        if matches!(node.role, Role::Member { .. }) {
-            let clients = clients.clone();
-            spawn_local(async move {
-                let stop = clients.clone().run(OnTokio::new(), node.id.as_str().into()).await;
-                clients.stopped(&node.id, stop);
-            });
-        }
-    }
-    for life in 2..=3 {
-        sleep(Duration::from_secs(2)).await;
-        let fault = recorder.next_fault();
-        recorder.push(
-            broker,
-            EventKind::Fault(Box::new(Fault {
-                fault,
-                kind: FaultKind::Kill,
-                lanes: vec![broker],
-                side: 0,
-                text: format!("kill -9 {BROKER}"),
-            })),
-        );
-        server.kill();
-        recorder.push(broker, EventKind::NodeStopped { why: Stop::Killed });
-        recorder.push(broker, EventKind::FaultHealed { fault });
-        sleep(Duration::from_millis(300)).await;
-        recorder.push(broker, EventKind::NodeStarted { life });
-        let began = Instant::now();
-        server.restart();
-        println!("killed, and serving {:?} after its start", began.elapsed());
-    }
-    sleep(scenario.run_for.saturating_sub(time.0.elapsed())).await;
-    let everywhere = recorder.name(|names| names.lane("net"));
-    recorder.push(everywhere, EventKind::ChaosEnded);
-    clients.end_chaos();
-    let end = Instant::now() + scenario.settle;
-    while Instant::now() < end {
-        sleep(Duration::from_millis(100)).await;
-        recorder.read(|history| judge.follow(history));
-        if clients.are_at_rest(judge.facts()) {
-            return recorder.push(everywhere, EventKind::Quiesced);
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct RealTime(Instant);
-
-impl Timer for RealTime {
-    fn now_us(&self) -> u64 {
-        self.0.elapsed().as_micros() as u64
-    }
-
-    fn sleep_us(&self, us: u64) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(sleep(Duration::from_micros(us)))
-    }
+fn killed_in_traffic(flush: &str) {
+    let text = KILLED_IN_TRAFFIC.replace("FLUSH", flush);
+    let scenario = stormglass_scenarios::parse("real_smoke.rs", &text).unwrap();
+    let run = run(&scenario, 1, World::Real, &Options::default());
+    let record = record(&scenario, &run);
+    assert!(run.passed(), "{}", failure_text(&record));
+    let sent = run.coverage["send-ok"];
+    assert!(sent > 500, "too little traffic: {sent} sent");
 }
 
 #[test]
