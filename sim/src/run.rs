@@ -3,6 +3,7 @@
 
 mod bell;
 mod clocks;
+mod lookout;
 mod nodes;
 mod operators;
 mod panics;

@@ -55,7 +55,7 @@ const KILLED_IN_TRAFFIC: &str = "
     restart_after = '300ms'
 
     [expect]
-    at_least = { kill = 2, restart = 2, redelivery = 1 }
+    at_least = { kill = 2, restart = 2 }
     may_lose = 'nothing'
 ";
 

@@ -88,6 +88,24 @@ impl Set {
         folded.glance(view);
     }
 
+    /// Who serves as the leader, as somebody outside sees it, who does not see
+    /// more.
+    pub fn seems_served_by(&self, leader: Option<&Name>) {
+        let replica = |leader| self.replicas.iter().find(|(_, name)| name == leader);
+        let leader = leader.and_then(replica).map(|(lane, _)| *lane);
+        if leader == self.reign.get().map(|(lane, _)| lane) {
+            return;
+        }
+        self.end_reign();
+        if let Some(leader) = leader {
+            self.reigns.set(self.reigns.get() + 1);
+            let reign = Some((leader, Term(u64::from(self.reigns.get()))));
+            self.reign.set(reign);
+            self.latest.set(reign);
+            self.pen.push(EventKind::NodeStarted { life: self.reigns.get() });
+        }
+    }
+
     /// A replica does not lead, or not any more.
     pub(super) fn is_not_served_by(&self, replica: LaneId) {
         if self.reign.get().is_some_and(|(leader, _)| leader == replica) {

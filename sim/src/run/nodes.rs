@@ -18,6 +18,7 @@ use stormglass_scenarios::{Flush as FlushMode, Role, Scenario};
 
 use super::{
     bell::Bell,
+    lookout::Lookout,
     micros,
     operators::{CLUSTER, Office},
 };
@@ -136,6 +137,11 @@ pub fn add_all<W: World>(
     let operator =
         hire("operator", Rc::new(move |rt, _disk| Box::pin(operating.clone().operate(rt))));
     machines.clients.push((0, operator));
+    if !W::HAS_PROBE {
+        let lookout = Lookout::new(scenario, office.name_servers.clone(), &machines.sets);
+        let lookout = hire("lookout", Rc::new(move |rt, _disk| Box::pin(lookout.clone().look(rt))));
+        machines.name_servers.push(lookout);
+    }
     // Nobody starts it before all that is down is started again.
     hire("auditor", Rc::new(move |rt, _disk| Box::pin(office.clone().audit(rt))));
     machines
@@ -150,6 +156,18 @@ pub fn tell_topics(scenario: &Scenario, recorder: &Recorder) {
             recorder.push(lane, EventKind::TopicSized { topic: name, queues: topic.queues });
         }
     }
+}
+
+/// Where clients find the brokers of a scenario.
+pub fn brokers(scenario: &Scenario) -> Vec<(Name, SocketAddr)> {
+    let nodes = scenario.nodes().into_iter().enumerate();
+    nodes
+        .filter(|(_, node)| node.role == Role::Broker)
+        .map(|(index, node)| {
+            let addr = SocketAddr::new(MachineNo(index).ip(), BROKER_PORT);
+            (node.id.as_str().into(), addr)
+        })
+        .collect()
 }
 
 /// Where the name servers of a scenario are.

@@ -81,7 +81,11 @@ pub fn not_applicable(scenario: &Scenario, plan: &Plan) -> Option<String> {
 fn impossible(fault: &Fault, is_client: impl Fn(&str) -> bool) -> Option<&'static str> {
     let on_server = |node: &Name| !is_client(node);
     match fault {
-        Fault::PowerLoss { node, .. } if on_server(node) => {
+        Fault::PowerLoss { node, .. }
+        | Fault::TailLoss { node, .. }
+        | Fault::DiskLoss { node, .. }
+            if on_server(node) =>
+        {
             Some("a process cannot lose what the page cache holds")
         }
         Fault::ClockJump { node, .. } | Fault::ClockDrift { node, .. } if on_server(node) => {
