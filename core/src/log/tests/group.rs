@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::{crashes::op, *};
+use super::{
+    crashes::{cut_everywhere, op},
+    *,
+};
 
 impl Node {
     fn in_a_group(seed: u64) -> Node {
@@ -133,27 +136,7 @@ fn a_power_cut_after_any_disk_operation_of_a_cut_leaves_one_of_both_tails() {
     let round = [big(), small(), big(), Op::SyncAll, Op::Prepare, big(), Op::Write, Op::BeginSync];
     let cut = [Op::Truncate(3), small(), Op::FinishSync, big(), Op::SyncAll, Op::Elect, big()];
     let script = [&round[..], &cut, &[Op::Kill, Op::SyncAll], &round, &cut, &round].concat();
-    for seed in 0..6 {
-        for fuse in 0.. {
-            let mut node = Node::in_a_group(seed);
-            node.disk.fuse = Some(fuse);
-            let run = |node: &mut Node| -> Result<(), StoreError> {
-                node.open(0)?;
-                script.iter().try_for_each(|op| perform(node, op))
-            };
-            let finished = run(&mut node).is_ok();
-            let durable = node.durable;
-            node.disk.power_failure(&mut node.rng);
-            node.open(durable).unwrap();
-            [small(), big(), Op::SyncAll].iter().for_each(|op| perform(&mut node, op).unwrap());
-            perform(&mut node, &Op::PowerFailure).unwrap();
-            node.check_index();
-            if finished {
-                assert!(fuse > 80, "the script did something");
-                break;
-            }
-        }
-    }
+    cut_everywhere(Node::in_a_group, &script, Node::check_index);
 }
 
 #[test]
