@@ -10,6 +10,8 @@ use stormglass_core::{
 };
 use stormglass_tests::by_hand::{ByHand, Sent, pull_fields, send_fields};
 
+use crate::crashes::{Crash, between_requests};
+
 const ASYNC: Flush = Flush::Async { interval: Duration::from_millis(500) };
 
 #[test]
@@ -223,8 +225,7 @@ fn a_broker_that_restarts_onto_a_full_disk_serves_what_it_has() {
 enum Step {
     Send { queue: i32, size: usize },
     Commit { queue: u32 },
-    Kill,
-    PowerLoss,
+    Crash(Crash),
     Pass { millis: u64 },
 }
 
@@ -232,8 +233,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0..3i32, 1..3000usize).prop_map(|(queue, size)| Step::Send { queue, size }),
         3 => (0..3u32).prop_map(|queue| Step::Commit { queue }),
-        1 => Just(Step::Kill),
-        1 => Just(Step::PowerLoss),
+        2 => between_requests().prop_map(Step::Crash),
         1 => (1..2000u64).prop_map(|millis| Step::Pass { millis }),
     ]
 }
@@ -264,14 +264,7 @@ proptest! {
                         offsets[queue as usize] = Some(end);
                     }
                 }
-                Step::Kill => {
-                    by_hand.kill();
-                    by_hand.start().unwrap();
-                }
-                Step::PowerLoss => {
-                    by_hand.power_loss();
-                    by_hand.start().unwrap();
-                }
+                Step::Crash(crash) => crash.strike(&mut by_hand),
                 Step::Pass { millis } => by_hand.pass(Duration::from_millis(millis)),
             }
         }

@@ -5,6 +5,7 @@ mod clients;
 mod commands;
 mod conformance;
 mod crash_points;
+mod crashes;
 mod dev_cluster;
 mod follower_reads;
 mod node_config;

@@ -10,6 +10,8 @@ use stormglass_core::{
 };
 use stormglass_tests::by_hand::{ByHand, Sent, send_fields, small_config};
 
+use crate::crashes::{Crash, at_any_time, revive};
+
 const TOPIC: &str = "orders";
 
 fn fields(queue: i32, producer: u64, epoch: u32, sequence: u64, properties: &str) -> Fields {
@@ -131,8 +133,7 @@ enum Step {
     /// or one that has overtaken so many.
     Send(u64, i32, i64),
     NewLife(u64),
-    Kill,
-    CutAfter(u64),
+    Crash(Crash),
     Plain,
 }
 
@@ -140,8 +141,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (0..2u64, 0..2i32, -4..3i64).prop_map(|(p, q, by)| Step::Send(p, q, by)),
         1 => (0..2u64).prop_map(Step::NewLife),
-        1 => Just(Step::Kill),
-        1 => (0..30u64).prop_map(Step::CutAfter),
+        2 => at_any_time().prop_map(Step::Crash),
         2 => Just(Step::Plain),
     ]
 }
@@ -191,22 +191,10 @@ proptest! {
                     *epochs.entry(producer).or_insert(1) += 1;
                     next.retain(|(of, _), _| *of != producer);
                 }
-                Step::Kill => {
-                    by_hand.kill();
-                    by_hand.start().unwrap();
-                }
-                Step::CutAfter(operations) => {
-                    by_hand.power_loss();
-                    by_hand.cut_after = Some(operations);
-                    let _ = by_hand.start();
-                    by_hand.cut_after = None;
-                }
+                Step::Crash(crash) => crash.strike(&mut by_hand),
                 Step::Plain => { by_hand.send(TOPIC, 0, &"x".repeat(3000)); }
             }
-            if !by_hand.is_serving() {
-                by_hand.power_loss();
-                by_hand.start().unwrap();
-            }
+            revive(&mut by_hand);
         }
         by_hand.power_loss();
         by_hand.start().unwrap();

@@ -82,6 +82,12 @@ impl Drive {
         state.last_change = state.changes + changes;
     }
 
+    /// Whether the power of `cut_power_after` is gone.
+    pub fn is_cut(&self) -> bool {
+        let state = self.0.borrow();
+        state.changes >= state.last_change
+    }
+
     pub fn set_full(&self, full: bool) {
         self.0.borrow_mut().faults.full = full;
     }

@@ -16,6 +16,7 @@ use stormglass_core::{
 use stormglass_tests::by_hand::{ByHand, Sent, small_config};
 
 use super::Client;
+use crate::crashes::{Crash, at_any_time, revive};
 
 const GROUP: &str = "orderly";
 const LEASE: Duration = Duration::from_secs(60);
@@ -186,9 +187,7 @@ enum Step {
     Lock(u64, u32),
     Unlock(u64, u32),
     Pass(u64),
-    Kill,
-    /// The power goes after so many disk operations of the next process.
-    CutAfter(u64),
+    Crash(Crash),
     Send,
 }
 
@@ -197,8 +196,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..4u64, 0..2u32).prop_map(|(client, queue)| Step::Lock(client, queue)),
         3 => (1..4u64, 0..2u32).prop_map(|(client, queue)| Step::Unlock(client, queue)),
         3 => (1..80u64).prop_map(Step::Pass),
-        1 => Just(Step::Kill),
-        1 => (0..30u64).prop_map(Step::CutAfter),
+        2 => at_any_time().prop_map(Step::Crash),
         2 => Just(Step::Send),
     ]
 }
@@ -257,22 +255,10 @@ proptest! {
                     }
                 }
                 Step::Pass(seconds) => by_hand.pass(Duration::from_secs(seconds)),
-                Step::Kill => {
-                    by_hand.kill();
-                    by_hand.start().unwrap();
-                }
-                Step::CutAfter(operations) => {
-                    by_hand.power_loss();
-                    by_hand.cut_after = Some(operations);
-                    let _ = by_hand.start();
-                    by_hand.cut_after = None;
-                }
+                Step::Crash(crash) => crash.strike(&mut by_hand),
                 Step::Send => { by_hand.send("orders", 0, &"x".repeat(3000)); }
             }
-            if !by_hand.is_serving() {
-                by_hand.power_loss();
-                by_hand.start().unwrap();
-            }
+            revive(&mut by_hand);
         }
     }
 }

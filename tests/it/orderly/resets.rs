@@ -16,6 +16,7 @@ use stormglass_core::{
 use stormglass_tests::by_hand::{ByHand, pull_fields, small_config};
 
 use super::Client;
+use crate::crashes::{Crash, at_any_time, revive};
 
 const GROUP: &str = "readers";
 const TOPIC: &str = "orders";
@@ -139,8 +140,7 @@ enum Step {
     Commit(u64, u64),
     Query(u64),
     Reset(u64),
-    Kill,
-    CutAfter(u64),
+    Crash(Crash),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -148,8 +148,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..4u64, 0..11u64).prop_map(|(client, offset)| Step::Commit(client, offset)),
         3 => (1..4u64).prop_map(Step::Query),
         2 => (0..11u64).prop_map(Step::Reset),
-        1 => Just(Step::Kill),
-        1 => (0..20u64).prop_map(Step::CutAfter),
+        2 => at_any_time().prop_map(Step::Crash),
     ]
 }
 
@@ -201,22 +200,13 @@ proptest! {
                         is_stuck = true;
                     }
                 },
-                Step::Kill => {
-                    by_hand.kill();
-                    by_hand.start().unwrap();
-                }
-                Step::CutAfter(operations) => {
-                    by_hand.power_loss();
-                    by_hand.cut_after = Some(operations);
-                    let _ = by_hand.start();
-                    by_hand.cut_after = None;
-                }
+                Step::Crash(crash) => crash.strike(&mut by_hand),
             }
             // What got no answer happens now or never.
-            if is_stuck || !by_hand.is_serving() {
-                by_hand.power_loss();
-                by_hand.start().unwrap();
+            if is_stuck {
+                Crash::PowerLoss.strike(&mut by_hand);
             }
+            revive(&mut by_hand);
         }
     }
 }

@@ -11,6 +11,7 @@ use stormglass_core::{
 use stormglass_tests::by_hand::{ByHand, small_config};
 
 use super::{Half, Producing, bodies, listed};
+use crate::crashes::{Crash, between_requests};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -26,8 +27,7 @@ enum Step {
         nth: usize,
         commit: bool,
     },
-    Kill,
-    PowerLoss,
+    Crash(Crash),
     Pass {
         seconds: u64,
     },
@@ -38,8 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (1..4_000usize).prop_map(|size| Step::Send { size }),
         4 => (0..30usize, any::<bool>()).prop_map(|(nth, commit)| Step::End { nth, commit }),
         1 => (0..30usize, any::<bool>()).prop_map(|(nth, commit)| Step::EndAndKill { nth, commit }),
-        1 => Just(Step::Kill),
-        1 => Just(Step::PowerLoss),
+        2 => between_requests().prop_map(Step::Crash),
         2 => (1..60u64).prop_map(|seconds| Step::Pass { seconds }),
     ]
 }
@@ -110,17 +109,9 @@ impl World {
                         self.visible.push(known.body.clone());
                     }
                 }
-                self.by_hand.kill();
-                self.by_hand.start().expect("a killed broker opens its store");
+                Crash::Kill.strike(&mut self.by_hand);
             }
-            Step::Kill => {
-                self.by_hand.kill();
-                self.by_hand.start().expect("a killed broker opens its store");
-            }
-            Step::PowerLoss => {
-                self.by_hand.power_loss();
-                self.by_hand.start().expect("a broker without power opens its store");
-            }
+            Step::Crash(crash) => crash.strike(&mut self.by_hand),
             Step::Pass { seconds } => {
                 self.producer.heartbeat(&mut self.by_hand);
                 // Received checks are written down within a second.
@@ -174,8 +165,7 @@ proptest! {
             world.take(step)?;
         }
         world.judge()?;
-        world.by_hand.power_loss();
-        world.by_hand.start().expect("a broker without power opens its store");
+        Crash::PowerLoss.strike(&mut world.by_hand);
         world.judge()?;
     }
 }
