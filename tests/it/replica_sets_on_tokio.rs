@@ -3,6 +3,7 @@
 
 use std::{cell::Cell, net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
 
+use bytes::{Bytes, BytesMut};
 use stormglass::{
     Client, ConsumerConfig, Message, StartAt,
     disk::RealDisk,
@@ -18,6 +19,7 @@ use stormglass_core::{
         node::{Node, NodeConfig},
         peers::PeerConfig,
     },
+    wire::{Fields, Frame, body::ClusterStatus, frame, request},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -106,34 +108,117 @@ async fn send_until_taken(client: &Client, text: String) {
     }
 }
 
+struct Running {
+    replicas: Vec<Replica>,
+    leader: Rc<Cell<Option<usize>>>,
+    client: Client,
+}
+
+/// A name server, a set of three that has a leader, a client and its topic.
+async fn running(dir: &std::path::Path) -> Running {
+    let names = free_ports(1)[0];
+    let runtime = OnTokio::new();
+    let listener = runtime.listen(names).await.unwrap();
+    let disk = RealDisk::open(&dir.join("names")).unwrap();
+    let name_server = Node::open(runtime, NodeConfig::name_server(), disk).unwrap();
+    spawn_local(async move { name_server.serve(listener, || ()).await.unwrap() });
+    let leader = Rc::new(Cell::new(None));
+    let mut replicas = replicas(names, "a secret that they share", dir);
+    for (number, replica) in replicas.iter_mut().enumerate() {
+        replica.start(number, leader.clone());
+        if let Some(broker) = &mut replica.config.broker {
+            broker.replica_set.as_mut().unwrap().founding = false;
+        }
+    }
+    somebody_leads(&leader).await;
+    let client = Client::builder().name_server(names.to_string()).group("shop");
+    let client = client.build().await.unwrap();
+    // The leader may not have told the name server of itself yet.
+    while client.create_topic("DefaultCluster", "orders", 4).await.is_err() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    Running { replicas, leader, client }
+}
+
+/// What a replica says of itself.
+async fn status(addr: SocketAddr) -> std::io::Result<ClusterStatus> {
+    let mut stream = TcpStream::connect(addr).await?;
+    let ask = Frame::request(request::CLUSTER_STATUS, 1, Fields::default(), Bytes::new());
+    stream.write_all(&ask.encode().to_bytes()).await?;
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some(answer) = frame::decode(&mut buffer, frame::MAX_FRAME).expect("a frame") {
+            return Ok(ClusterStatus::parse(&answer.body).expect("a status"));
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// A replica that lost its disk has everything again, and says how fast.
+#[test]
+fn an_empty_replica_catches_up_while_others_serve() {
+    const SENDERS: usize = 64;
+    const EACH: usize = 250;
+    let dir = tempfile::tempdir().unwrap();
+    let all = async {
+        let Running { mut replicas, leader, client } = running(dir.path()).await;
+        let leads = leader.get().expect("somebody leads");
+        let senders = (0..SENDERS).map(|sender| {
+            let client = client.clone();
+            spawn_local(async move {
+                for number in 0..EACH {
+                    let text = format!("{sender}-{number}-{}", "x".repeat(1000));
+                    send_until_taken(&client, text).await;
+                }
+            })
+        });
+        for sender in senders.collect::<Vec<_>>() {
+            sender.await.unwrap();
+        }
+        let lost = (leads + 1) % 3;
+        replicas[lost].kill().await;
+        std::fs::remove_dir_all(&replicas[lost].data).unwrap();
+        let began = Instant::now();
+        replicas[lost].start(lost, leader.clone());
+        let serves = |number: usize| replicas[number].config.broker.as_ref().unwrap().host;
+        let whole = status(serves(leads)).await.unwrap().own;
+        let mut sent = 0;
+        loop {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never catches up");
+            if let Ok(found) = status(serves(lost)).await
+                && found.own.trusted
+                && found.own.applied >= whole.committed
+            {
+                assert_eq!(found.own.start, whole.start, "with all that is kept");
+                break;
+            }
+            send_until_taken(&client, format!("meanwhile {sent}")).await;
+            sent += 1;
+        }
+        let (took, bytes) = (began.elapsed().as_secs_f64(), whole.committed - whole.start);
+        let messages = (SENDERS * EACH) as f64;
+        println!(
+            "{:.1} MB, {messages} messages in {took:.2} s: {:.1} MB/s, {:.0} messages/s",
+            bytes as f64 / 1e6,
+            bytes as f64 / 1e6 / took,
+            messages / took
+        );
+        client.close().await;
+        for replica in &mut replicas {
+            replica.kill().await;
+        }
+    };
+    block_on(all).unwrap();
+}
+
 #[test]
 fn clients_go_on_while_leaders_are_killed() {
     let dir = tempfile::tempdir().unwrap();
     let all = async {
-        let names = free_ports(1)[0];
-        let runtime = OnTokio::new();
-        let listener = runtime.listen(names).await.unwrap();
-        let disk = RealDisk::open(&dir.path().join("names")).unwrap();
-        let name_server = Node::open(runtime, NodeConfig::name_server(), disk).unwrap();
-        spawn_local(async move { name_server.serve(listener, || ()).await.unwrap() });
-
-        let leader = Rc::new(Cell::new(None));
-        let mut replicas = replicas(names, "a secret that they share", dir.path());
-        for (number, replica) in replicas.iter_mut().enumerate() {
-            replica.start(number, leader.clone());
-            if let Some(broker) = &mut replica.config.broker {
-                broker.replica_set.as_mut().unwrap().founding = false;
-            }
-        }
-        somebody_leads(&leader).await;
+        let Running { mut replicas, leader, client } = running(dir.path()).await;
         a_stranger_is_refused(replicas[0].config.peers.as_ref().unwrap().listen).await;
-
-        let client = Client::builder().name_server(names.to_string()).group("shop");
-        let client = client.build().await.unwrap();
-        // The leader may not have told the name server of itself yet.
-        while client.create_topic("DefaultCluster", "orders", 4).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
-        }
         let mut sent = 0;
         for _ in 0..3 {
             for _ in 0..40 {
