@@ -8,7 +8,7 @@ use stormglass_scenarios::{Disk, Role, Scenario};
 use crate::fault::{Fault, plan::Plan};
 
 /// What only a look inside a broker tells.
-const UNSEEN: [&str; 17] = [
+const UNSEEN: [&str; 24] = [
     "queue-growth",
     "parked",
     "resumed",
@@ -26,6 +26,13 @@ const UNSEEN: [&str; 17] = [
     "segment-roll",
     "segment-recycle",
     "licensed-loss",
+    "election",
+    "leader-change",
+    "distrusted",
+    "repaired",
+    "snapshot-installed",
+    "members-changed",
+    "leadership-transferred",
 ];
 
 /// Promises that are judged by what brokers say of themselves.
