@@ -17,7 +17,7 @@ use crate::{
     ids::Name,
     rng::Rng,
     time::{Now, Time},
-    wire::{Fields, Frame, request},
+    wire::{Fields, Frame, code, request},
 };
 
 /// How long a broker is left alone after a link to it was lost.
@@ -88,7 +88,7 @@ impl Timers {
 #[derive(Clone, Debug)]
 pub enum Purpose {
     /// Only that it comes matters.
-    Heartbeat,
+    Heartbeat(SocketAddr),
     Route {
         topic: Name,
     },
@@ -206,7 +206,30 @@ impl Context {
 
     pub fn send_heartbeat(&mut self, addr: SocketAddr) {
         let (body, timeout) = (self.heartbeat.clone(), self.config.request_timeout);
-        self.call(addr, request::HEART_BEAT, Fields::default(), body, timeout, Purpose::Heartbeat);
+        self.call(
+            addr,
+            request::HEART_BEAT,
+            Fields::default(),
+            body,
+            timeout,
+            Purpose::Heartbeat(addr),
+        );
+    }
+
+    /// A broker that was not ready has not heard who we are; or the link to one
+    /// is to be there again.
+    pub fn relink(&mut self, addr: SocketAddr) {
+        if self.links.is_up(addr) {
+            self.send_heartbeat(addr);
+        } else if self.routes.brokers().contains(&addr) {
+            self.introduce(addr);
+        }
+    }
+
+    pub fn on_heartbeat_reply(&mut self, addr: SocketAddr, reply: Reply) {
+        if reply.is_ok_and(|frame| frame.code == code::SYSTEM_BUSY) {
+            self.timers.set(self.now.mono + RELINK, Timer::Relink(addr));
+        }
     }
 
     /// What a response answers; none if it comes too late.

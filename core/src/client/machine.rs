@@ -241,7 +241,7 @@ impl ClientCore {
     fn on_reply(&mut self, purpose: Purpose, reply: Reply) {
         let cx = &mut self.cx;
         match purpose {
-            Purpose::Heartbeat => {}
+            Purpose::Heartbeat(addr) => cx.on_heartbeat_reply(addr, reply),
             Purpose::Send(ticket) => self.producer.on_reply(cx, ticket, reply),
             Purpose::Ask(ticket, step) => self.asks.on_reply(cx, ticket, step, reply),
             Purpose::Consumer(id, call) => {
@@ -335,11 +335,7 @@ impl ClientCore {
                     }
                 }
             }
-            Timer::Relink(addr) => {
-                if cx.routes.brokers().contains(&addr) {
-                    cx.introduce(addr);
-                }
-            }
+            Timer::Relink(addr) => cx.relink(addr),
             Timer::Route(topic) => cx.on_route_timer(&topic),
             Timer::Search(set) => cx.on_search_timer(set),
             Timer::Send(ticket) => self.producer.on_timer(cx, ticket),

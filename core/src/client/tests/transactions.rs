@@ -219,3 +219,24 @@ fn every_broker_of_the_topics_knows_the_producer_group() {
     rig.run_for(Duration::from_secs(2));
     assert_eq!((met(&rig, 1), met(&rig, 2)), (1, 2));
 }
+
+/// T13: a broker that just started hears who its producers are as soon as it can,
+/// not with the next heartbeat.
+#[test]
+fn a_broker_that_was_not_ready_is_told_again_who_we_are() {
+    let mut rig = rig();
+    open(&mut rig);
+    rig.run_for(Duration::from_secs(1));
+    rig.link_down(broker(1));
+    rig.meddle = Box::new(|_, frame| match frame.code {
+        request::HEART_BEAT => Fate::Refuse(code::SYSTEM_BUSY),
+        _ => Fate::Answer,
+    });
+    rig.run_for(Duration::from_secs(5));
+    rig.meddle = Box::new(|_, _| Fate::Answer);
+    let refused = rig.requests_of(request::HEART_BEAT).len();
+    rig.run_for(Duration::from_secs(2));
+    assert_eq!(rig.requests_of(request::HEART_BEAT).len(), refused + 1);
+    rig.run_for(Duration::from_secs(5));
+    assert_eq!(rig.requests_of(request::HEART_BEAT).len(), refused + 1, "it knows us now");
+}
