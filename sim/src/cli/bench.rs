@@ -18,6 +18,9 @@ use super::{
 pub struct Args {
     /// A name, or the path of a TOML file; a built-in minute of storm if absent
     scenario: Option<String>,
+    /// The built-in storm strikes a set of three replicas
+    #[arg(long, conflicts_with = "scenario")]
+    replicated: bool,
     /// madsim, turmoil or both
     #[arg(long, value_name = "WORLD", value_parser = worlds, default_value = "both")]
     world: Worlds,
@@ -26,10 +29,18 @@ pub struct Args {
     runs: u64,
 }
 
+const ALONE: &str = include_str!("bench.toml");
+const REPLICATED: &str = include_str!("bench-replicated.toml");
+
+fn built_in(file: &str, text: &str) -> Result<Scenario, Refused> {
+    Ok(parse(file, text).map_err(|error| error.to_string())?)
+}
+
 pub fn bench(args: &Args) -> Result<Outcome, Refused> {
     let scenario = match &args.scenario {
         Some(word) => named(word)?,
-        None => parse("bench.toml", include_str!("bench.toml")).map_err(|e| e.to_string())?,
+        None if args.replicated => built_in("bench-replicated.toml", REPLICATED)?,
+        None => built_in("bench.toml", ALONE)?,
     };
     let mut held = true;
     let mut text = format!("{}, {} runs in each world, one core\n", scenario.name, args.runs);

@@ -26,6 +26,8 @@ use crate::{
 };
 
 const ASK_AGAIN: DurationRange = DurationRange::millis(200, 800);
+/// The longest that it waits at one of several replica sets.
+const TURN: Duration = Duration::from_millis(500);
 /// How long a member that leaves waits for its handlers.
 const LAST_WORK: Duration = Duration::from_secs(2);
 
@@ -49,6 +51,9 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, pop: &Pop) {
     ));
     let consumer = stage.client.pop_consumer(&pop.group, &pop.topic, &pop.filter);
     let hands = Arc::new(Semaphore::new(pop.batch as usize));
+    // The client asks one replica set after the other.
+    let is_only = stage.shared.scenario.sets().len() == 1;
+    let wait = if is_only { pop.wait } else { pop.wait.min(TURN) };
     while !stage.is_over() {
         stage.shared.tell_pace(stage.machine());
         // Only as many as there are hands: a lease that waits runs out.
@@ -57,7 +62,7 @@ pub async fn run<R: Runtime>(stage: &Stage<R>, pop: &Pop) {
             stage.sleep(GLANCE / 10).await;
             continue;
         }
-        let Ok(batch) = consumer.receive(free, pop.invisible, pop.wait).await else {
+        let Ok(batch) = consumer.receive(free, pop.invisible, wait).await else {
             stage.sleep(draw(&mut rng, ASK_AGAIN)).await;
             continue;
         };
