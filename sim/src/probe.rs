@@ -155,7 +155,9 @@ impl Probe {
         if !mem::replace(&mut seen.recovered, true) {
             self.pen.push(EventKind::Recovered { log_end: view.written().0 });
         }
-        if view.written() < seen.written {
+        if view.start() > seen.written {
+            self.pen.mark(Mark::SnapshotInstalled);
+        } else if view.written() < seen.written {
             self.pen.mark(Mark::TailCut);
         }
         seen.written = view.written();
