@@ -163,6 +163,35 @@ fn who_forgot_does_not_help_a_deposed_leader() {
     }
 }
 
+/// Of three, one leads no more, one lost the end of its log, and one was away
+/// when that was written: the last two must not agree on a past without it.
+#[test]
+fn who_lost_its_tail_elects_nobody_who_never_had_it() {
+    let mut hurt_logs = 0;
+    for seed in 0..20 {
+        let (mut cluster, leader) = settled(seed, 3, Flush::Sync);
+        let (hurt, away) = ((leader + 1) % 3, (leader + 2) % 3);
+        cluster.isolate(&[away]);
+        run_for(&mut cluster, 400);
+        let at = cluster.member(hurt).committed().0 - 4000;
+        cluster.kill(leader);
+        cluster.kill(hurt);
+        let segment = at - at % (16 << 10);
+        cluster.disk(hurt).flip(&format!("log/{segment:020}"), at - segment, 3);
+        cluster.start(hurt);
+        // Rot in entries that nothing vouches for yet looks like a torn tail.
+        if !cluster.member(hurt).log().is_distrusted() {
+            continue;
+        }
+        hurt_logs += 1;
+        cluster.cut.clear();
+        run_for(&mut cluster, 1500);
+        assert_eq!(cluster.leader(), None, "one of three knows too little");
+        cluster.heal_and_judge();
+    }
+    assert!(hurt_logs > 10, "{hurt_logs} logs were hurt");
+}
+
 #[test]
 fn a_disk_replaced_under_a_running_leader_is_filled() {
     for seed in 0..8 {
