@@ -33,8 +33,8 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// Damage: something on disk is not what was written there. It is never
-/// skipped: whoever meets it refuses to go on with it.
+/// Damage: something on disk is not what was written there, or cannot be read
+/// at all. It is never skipped: whoever meets it refuses to go on with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corrupt {
     /// The file, as the `Disk` names it.

@@ -104,11 +104,12 @@ impl Identity {
         };
         let mut slots = [None; 2];
         for (slot, at) in slots.iter_mut().zip([0, SLOT_DISTANCE]) {
-            // Twice, because the first read may have been misdirected.
+            // Twice, because the first read may have been misdirected. What cannot
+            // be read is as illegible as what is torn.
             for _ in 0..2 {
                 if slot.is_none() && at + SLOT as u64 <= len {
                     let bytes = disk.read(file, at, SLOT);
-                    *slot = Identity::decode(&bytes.map_err(|error| failed("reading", error))?);
+                    *slot = bytes.ok().and_then(|bytes| Identity::decode(&bytes));
                 }
             }
         }

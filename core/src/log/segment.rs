@@ -13,6 +13,8 @@ use crate::{
 
 const LOG: &str = "log/";
 const SPARE: &str = "spare/";
+/// A device that fails so often in a row at one place has lost what is there.
+const READ_ATTEMPTS: u32 = 3;
 
 /// A file that holds the log from `start` on.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +62,14 @@ impl Segment {
     pub fn read<D: Disk>(&self, disk: &mut D, at: Position, len: u64) -> Result<Bytes, StoreError> {
         let offset = at.0 - self.start.0;
         assert!(offset + len <= self.len, "a read stays inside its segment");
-        disk.read(self.file, offset, len as usize)
-            .map_err(|error| failed("reading", self.start, error))
+        let mut read = disk.read(self.file, offset, len as usize);
+        for _ in 1..READ_ATTEMPTS {
+            if read.is_err() {
+                read = disk.read(self.file, offset, len as usize);
+            }
+        }
+        // Like rot, so that a replica is repaired from its peers (L4).
+        read.map_err(|error| self.corrupt(at, format!("it cannot be read: {error}")))
     }
 
     pub fn write<D: Disk>(

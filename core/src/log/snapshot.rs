@@ -171,8 +171,7 @@ fn load<D: Disk>(
     }
     // Twice, because the first read may have been misdirected.
     for _ in 0..2 {
-        let bytes =
-            disk.read(file, 0, len as usize).map_err(|error| failed("reading", &name, error))?;
+        let Ok(bytes) = disk.read(file, 0, len as usize) else { continue };
         let base = Base {
             position: Position(u64_at(&bytes, 8)),
             index: LogIndex(u64_at(&bytes, 16)),

@@ -43,6 +43,8 @@ struct File {
     platter: Vec<u8>,
     /// Pages that a failed sync left marked clean though the platter lacks them.
     forgotten: BTreeSet<usize>,
+    /// Pages that cannot be read until they are written.
+    unreadable: BTreeSet<usize>,
 }
 
 /// What a sync will make durable: the files as they were when it began.
@@ -126,7 +128,7 @@ impl TestDisk {
                 cache: content.clone(),
                 durable_name: Some(name),
                 platter: content,
-                forgotten: BTreeSet::new(),
+                ..File::default()
             });
         }
         self.fuse = None;
@@ -138,6 +140,12 @@ impl TestDisk {
         let file = file.expect("there is such a file");
         file.cache[offset as usize] ^= 1 << bit;
         file.platter[offset as usize] ^= 1 << bit;
+    }
+
+    /// No part of the page at `offset` can be read until it is written again.
+    pub fn spoil(&mut self, name: &str, offset: u64) {
+        let at = self.by_name(name).expect("there is such a file");
+        self.files[at].unreadable.insert(offset as usize / PAGE);
     }
 
     /// A misdirected write within one file.
@@ -253,6 +261,7 @@ impl Disk for TestDisk {
         file.cache[start..start + data.len()].copy_from_slice(data);
         (start / PAGE..(start + data.len()).div_ceil(PAGE)).for_each(|page| {
             file.forgotten.remove(&page);
+            file.unreadable.remove(&page);
         });
         Ok(())
     }
@@ -262,6 +271,10 @@ impl Disk for TestDisk {
         let file = &self.files[file.0 as usize];
         assert!(file.name.is_some(), "a removed file is not read");
         let mut start = offset as usize;
+        let pages = start / PAGE..(start + len).div_ceil(PAGE);
+        if file.unreadable.range(pages).next().is_some() {
+            return Err(io::Error::other("an unreadable sector"));
+        }
         self.misread = self.misread.and_then(|left| {
             if left == 0 {
                 let behind = start + PAGE;

@@ -79,8 +79,8 @@ impl Node {
             let folded = u32::from_le_bytes(snapshot.payload[..4].try_into().unwrap());
             (snapshot.base, folded as usize)
         });
-        assert!(folded >= self.folded, "the newest durable snapshot is used");
         let (log, recovered) = CommitLog::open(&mut self.disk, self.config.clone(), base)?;
+        assert!(folded >= self.folded, "the newest durable snapshot is used");
         let mut at = log.start();
         let mut left = Vec::new();
         while let Some(entry) = log.entry_at(&mut self.disk, at)? {

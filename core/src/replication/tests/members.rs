@@ -233,6 +233,27 @@ fn a_disk_that_makes_no_sense_is_set_aside_and_filled() {
     }
 }
 
+/// Nothing in the files of one kind can be read: the replica opens all the same,
+/// and the others put it right.
+#[test]
+fn a_disk_with_unreadable_sectors_is_filled() {
+    for seed in 0..12 {
+        let mut cluster = old_group(seed, 3, Flush::Sync);
+        let hurt = (cluster.leader().unwrap() + 1) % 3;
+        cluster.kill(hurt);
+        let disk = cluster.disk(hurt);
+        let files = disk.list().unwrap();
+        let prefix = ["store", "log/", "snapshot/"][seed as usize % 3];
+        for (name, len) in files.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            (0..*len).step_by(512).for_each(|offset| disk.spoil(name, offset));
+        }
+        cluster.start(hurt);
+        run_for(&mut cluster, 1500);
+        cluster.heal_and_judge();
+        assert!(cluster.nodes[hurt].replaced > 0);
+    }
+}
+
 /// Under async flush a majority's power loss may take what was acknowledged.
 /// Whoever still has it gives way.
 #[test]
