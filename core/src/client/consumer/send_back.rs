@@ -189,6 +189,11 @@ impl Consumer {
                 self.start_over(cx, number);
                 self.part(cx);
             }
+            // Not ready yet, after a fail-over say: only it knows the group's back-off (N2).
+            (SendBack::Refused { code: code::SYSTEM_BUSY }, Path::Back) => {
+                back.unanswered = 0;
+                self.return_failed(cx, id);
+            }
             (SendBack::Lost, Path::Back) if back.unanswered + 1 < PATIENCE => {
                 back.unanswered += 1;
                 self.return_failed(cx, id);

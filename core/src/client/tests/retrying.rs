@@ -115,6 +115,24 @@ fn a_refused_send_back_is_replaced_by_a_send() {
     );
 }
 
+/// N2: a leader that is not ready yet is asked again, as only it knows when the
+/// group's back-off has the message due.
+#[test]
+fn a_send_back_that_was_refused_as_busy_is_asked_again() {
+    let mut rig = rig(1);
+    subscribe(&mut rig, config());
+    rig.meddle = Box::new(|_, frame| match frame.code {
+        request::CONSUMER_SEND_MSG_BACK => Fate::Refuse(code::SYSTEM_BUSY),
+        _ => Fate::Answer,
+    });
+    settle_all(&mut rig, Verdict::Retry);
+    rig.run_for(Duration::from_secs(20));
+    rig.meddle = Box::new(|_, _| Fate::Answer);
+    rig.run_for(Duration::from_secs(12));
+    assert_eq!(rig.requests_of(request::SEND_MESSAGE_V2).len(), 0);
+    assert_eq!((asked(&rig), stored(&rig, 0)), (vec![(0, None)], Some(1)));
+}
+
 /// D4: whoever works for too long is not waited for; it is told and counted.
 #[test]
 fn a_message_that_takes_too_long_goes_back_although_it_is_in_hand() {
