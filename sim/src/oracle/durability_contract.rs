@@ -82,7 +82,7 @@ fn may_be_gone(broker: LaneId, stored: replicas::Stored, facts: &Facts) -> Resul
     if is_alone && !lost && !facts.context.sync_flush {
         return Err(NotAllowed::NoPowerLoss);
     }
-    facts.may_be_gone(broker, stored)
+    facts.may_have_gone(broker, stored)
 }
 
 impl Breach {

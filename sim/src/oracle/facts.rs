@@ -124,6 +124,9 @@ pub struct Node {
     pub committed: Option<(u64, u64)>,
     /// Everything before this lies in its log for sure, as it was committed.
     pub holds: u64,
+    /// How much of that was there when a leader was elected after the last one that
+    /// served: what it commits before it serves reuses the positions of what is lost.
+    pub held_at_election: u64,
     pub stopped: Option<EventIndex>,
     pub power_losses: Vec<PowerLoss>,
     /// In this life, and when.

@@ -98,7 +98,7 @@ impl Facts {
                 self.stops.push(index);
                 if *why == Stop::PowerLost {
                     let durable = node.durable;
-                    node.holds = node.holds.min(durable.unwrap_or(0));
+                    node.holds_at_most(durable.unwrap_or(0));
                     let lost = PowerLoss { at: event.at, event: index, durable, kept: None };
                     node.power_losses.push(lost);
                 }

@@ -167,7 +167,12 @@ impl ReplicaAgreement {
         if (known.end, known.digest) == (entry.end, entry.digest) {
             return Ok(());
         }
-        if facts.may_be_gone(set, known.stored()).is_ok() {
+        let led = facts.set(set).and_then(|set| set.led);
+        let gone = match led.is_some_and(|(_, since)| known.event < since) {
+            true => facts.may_have_gone(set, known.stored()),
+            false => facts.may_be_gone(set, known.stored()),
+        };
+        if gone.is_ok() {
             log.split_off(&index);
             log.insert(index, entry);
             return Ok(());
@@ -192,7 +197,7 @@ impl ReplicaAgreement {
         for index in beyond {
             let Some(entry) = log.get(&index).copied().filter(is_gone) else { continue };
             log.remove(&index);
-            if let Err(cause) = facts.may_be_gone(lane, entry.stored()) {
+            if let Err(cause) = facts.may_have_gone(lane, entry.stored()) {
                 let breach = Breach::CommittedLost { set: lane, index, log_end, cause };
                 return Err(Violation::new(breach, facts, [entry.event]));
             }

@@ -14,6 +14,8 @@ pub struct ReplicaSet {
     pub replicas: Vec<LaneId>,
     /// The newest term that had a leader, and since when.
     pub led: Option<(u64, EventIndex)>,
+    /// Whether a leader was elected that does not serve yet.
+    pub is_elected: bool,
     /// Everything before this position has been durable on a majority.
     pub durable: Option<u64>,
 }
@@ -114,8 +116,23 @@ impl Facts {
         times.max().unwrap_or(self.now)
     }
 
-    /// Whether crashes may have taken this, or why not.
+    /// Whether crashes may have taken this by now, or why not.
     pub fn may_be_gone(&self, broker: LaneId, what: Stored) -> Result<(), NotAllowed> {
+        self.may_be_taken(broker, what, |node| node.holds)
+    }
+
+    /// Whether crashes may have taken this before the leader was elected that serves
+    /// without it.
+    pub fn may_have_gone(&self, broker: LaneId, what: Stored) -> Result<(), NotAllowed> {
+        self.may_be_taken(broker, what, |node| node.held_at_election)
+    }
+
+    fn may_be_taken(
+        &self,
+        broker: LaneId,
+        what: Stored,
+        held: impl Fn(&Node) -> u64,
+    ) -> Result<(), NotAllowed> {
         let majority = self.majority(broker);
         let is_destroyed =
             |(_, node): &(LaneId, &Node)| node.damaged.is_some_and(|(_, last)| last > what.event);
@@ -141,7 +158,7 @@ impl Facts {
             return Err(NotAllowed::TooOld);
         }
         let (Some(_), Some(position)) = (self.set(broker), what.position) else { return Ok(()) };
-        let holders = self.replicas(broker).filter(|(_, node)| node.holds > position).count();
+        let holders = self.replicas(broker).filter(|(_, node)| held(node) > position).count();
         let is_taken = in_time.any(|loss| {
             let unsynced = loss.durable.is_none_or(|durable| durable <= position);
             unsynced && loss.kept.is_none_or(|kept| kept <= position)
@@ -218,6 +235,12 @@ impl Facts {
                 let set = self.nodes[lane.index()].set.and_then(|set| self.sets.get_mut(&set));
                 if let Some(set) = set.filter(|set| set.led.is_none_or(|(led, _)| led < *term)) {
                     set.led = Some((*term, self.index));
+                    if !std::mem::replace(&mut set.is_elected, true) {
+                        for replica in &set.replicas {
+                            let node = &mut self.nodes[replica.index()];
+                            node.held_at_election = node.holds;
+                        }
+                    }
                 }
             }
             EventKind::Committed { index, end, .. } => {
@@ -251,10 +274,20 @@ impl Facts {
     /// This is what its disk has kept.
     fn recovered(&mut self, lane: LaneId, log_end: u64) {
         let node = &mut self.nodes[lane.index()];
-        node.holds = node.holds.min(log_end);
+        node.holds_at_most(log_end);
         node.durable = node.durable.map(|durable| durable.min(log_end));
         if let Some(loss) = node.power_losses.last_mut() {
             loss.kept.get_or_insert(log_end);
         }
+        if let Some(set) = self.sets.get_mut(&lane) {
+            set.is_elected = false;
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn holds_at_most(&mut self, end: u64) {
+        self.holds = self.holds.min(end);
+        self.held_at_election = self.held_at_election.min(end);
     }
 }

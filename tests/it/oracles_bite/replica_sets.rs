@@ -102,6 +102,13 @@ fn async_flush_loses_what_a_replica_of_the_quorum_lost_with_its_power() {
         tale.at_rest(2, 3)
     };
     holds!(lost(async_fail_over(Stop::PowerLost, 0, 1), 1));
+    // What the new leader commits before it serves lies where the lost one lay.
+    let mut reused = async_fail_over(Stop::PowerLost, 0, 1);
+    reused.is_elected(2, 2);
+    reused.commits(2, 3);
+    reused.commits(0, 3);
+    reused.serves(1);
+    holds!(reused.at_rest(2, 3));
 
     let contract = |tale: &super::tale::Tale| {
         broken(tale).into_iter().find_map(|(_, breach)| match breach {
