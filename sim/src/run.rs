@@ -213,6 +213,7 @@ pub fn context(scenario: &Scenario, plan: &Plan) -> Context {
         memory_limit: MEMORY_LIMIT,
         check_after: micros(scenario.cluster.checks.after),
         check_every: micros(scenario.cluster.checks.every),
+        check_longest: micros(scenario.cluster.checks.longest),
         max_checks: u32::from(scenario.cluster.checks.at_most),
         groups: group_rules(scenario),
         ..Context::default()

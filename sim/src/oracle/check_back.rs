@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Facts, Oracle, Verdict, Violation, facts::Message, held::Half};
+use super::{Context, Facts, Oracle, Verdict, Violation, facts::Message, held::Half};
 use crate::history::{Event, EventKind, LaneId, MessageId, Names};
 
 /// How long all must have been well: by then connections that broke without a
@@ -18,10 +18,18 @@ const ECHO_MICROS: u64 = 2_000_000;
 
 #[derive(Debug, Default)]
 pub struct CheckBack {
-    /// By when each undecided half must have been asked about.
+    /// By when each undecided half must have been asked about, and since when.
     due: BTreeSet<(u64, MessageId)>,
+    awaited: BTreeMap<MessageId, Awaited>,
     /// Checks that came while all was well: each of these counts.
     counted: BTreeMap<MessageId, u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    by: u64,
+    /// What came before, or just then, does not count.
+    since: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +81,8 @@ impl Oracle for CheckBack {
             EventKind::SendHeld { op, .. } => {
                 let Some(op) = facts.op(*op) else { return Ok(()) };
                 if let Some((_, half)) = half_of(op.message, facts) {
-                    self.expect(op.message, event.at + age_at_check(half, facts), facts);
+                    let due = event.at + age_at_check(half, facts);
+                    self.expect(op.message, due, event.at, facts);
                 }
                 Ok(())
             }
@@ -83,7 +92,7 @@ impl Oracle for CheckBack {
             EventKind::HalfParked { message: Some(id), .. } => parked(*id, facts),
             EventKind::HalfResumed { message: Some(id), .. } => {
                 self.counted.remove(id);
-                self.expect(*id, event.at, facts);
+                self.expect(*id, event.at, event.at, facts);
                 Ok(())
             }
             _ => Ok(()),
@@ -96,17 +105,22 @@ impl Oracle for CheckBack {
 }
 
 impl CheckBack {
-    /// It must be asked about a round after this at the latest.
-    fn expect(&mut self, message: MessageId, from: u64, facts: &Facts) {
-        let by = from + facts.context.check_every + ECHO_MICROS;
+    /// It must be asked about a round after it is due at the latest.
+    fn expect(&mut self, message: MessageId, due: u64, since: u64, facts: &Facts) {
+        let by = due + facts.context.check_every + ECHO_MICROS;
+        if let Some(before) = self.awaited.insert(message, Awaited { by, since }) {
+            self.due.remove(&(before.by, message));
+        }
         self.due.insert((by, message));
     }
 
     fn look_for_the_forgotten(&mut self, facts: &Facts) -> Verdict {
         while let Some((by, id)) = self.due.first().copied().filter(|(by, _)| *by < facts.now) {
             self.due.pop_first();
+            let Some(Awaited { since, .. }) = self.awaited.remove(&id) else { continue };
             let Some((message, half)) = half_of(id, facts) else { continue };
-            let is_open = half.checked.is_none() && half.told.is_none() && half.parked.is_none();
+            let is_asked = half.checked.is_some_and(|(_, at)| at > since);
+            let is_open = !is_asked && half.told.is_none() && half.parked.is_none();
             let is_gone = message.lost.is_some() || message.seen.is_some();
             if !is_open || is_gone {
                 continue;
@@ -118,10 +132,10 @@ impl CheckBack {
             if !can_be_asked || !calm || self.due.len() > AT_ONCE {
                 // Look again once all has been well for long enough.
                 let again = (disturbed + CALM_MICROS).max(facts.now);
-                self.expect(id, again, facts);
+                self.expect(id, again, since, facts);
                 continue;
             }
-            let for_micros = facts.now - message.begun_at;
+            let for_micros = facts.now - since;
             let stored = message.stored_held.map(|stored| stored.event);
             let cites = [Some(message.begun), stored].into_iter().flatten();
             return Err(Violation::new(Breach::NotAsked { message: id, for_micros }, facts, cites));
@@ -139,6 +153,11 @@ impl CheckBack {
         if let Some(by_micros) = too_young(message, half, facts) {
             let breach = Breach::AskedTooEarly { message: id, by_micros };
             return Err(Violation::new(breach, facts, [message.begun]));
+        }
+        let (checks, context) = (half.checks + 1, &facts.context);
+        if checks < context.max_checks {
+            let due = facts.now + wait_after(checks, context);
+            self.expect(id, due, facts.now, facts);
         }
         if let Some(ended) = facts.decision(message).filter(|_| message.most_copies() <= 1) {
             let after_micros = facts.now - ended.at;
@@ -166,6 +185,13 @@ impl CheckBack {
 fn age_at_check(half: &Half, facts: &Facts) -> u64 {
     let immunity = half.group.map_or(0, |group| facts.rules(group).immunity);
     if immunity > 0 { immunity } else { facts.context.check_after }
+}
+
+/// How long after so many checks the next one comes at the latest.
+fn wait_after(checks: u32, context: &Context) -> u64 {
+    let doubled = 1u64.checked_shl(checks - 1).unwrap_or(u64::MAX);
+    let longest = context.check_longest.max(context.check_every);
+    context.check_every.saturating_mul(doubled).min(longest)
 }
 
 /// By how much it is too young, if it is.
@@ -211,7 +237,7 @@ impl Breach {
         match self {
             Breach::NotAsked { message, for_micros } => {
                 let secs = for_micros / 1_000_000;
-                format!("{message} is undecided for {secs} s, and no producer was asked about it")
+                format!("{message} is undecided, and no producer was asked about it for {secs} s")
             }
             Breach::AskedTooEarly { message, by_micros } => {
                 format!("{message} was asked about {} ms too early", by_micros / 1000)

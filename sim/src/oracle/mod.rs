@@ -67,10 +67,12 @@ pub struct Context {
     pub isolation_factor: f64,
     /// Bytes of messages that a node or client may hold in memory.
     pub memory_limit: u64,
-    /// How old an undecided half is when it is asked about first, how often it
-    /// is asked about from then on at least, and how many times in all.
+    /// How old an undecided half is when it is asked about first, how long after
+    /// that again, how long at most after each further check, twice as long each
+    /// time, and how many times in all.
     pub check_after: u64,
     pub check_every: u64,
+    pub check_longest: u64,
     pub max_checks: u32,
     /// By the names of groups: what they ask for that is not RocketMQ's default.
     pub groups: BTreeMap<String, GroupRules>,
@@ -128,6 +130,7 @@ impl Default for Context {
             memory_limit: 256 << 20,
             check_after: 6_000_000,
             check_every: 30_000_000,
+            check_longest: 960_000_000,
             max_checks: 15,
             groups: BTreeMap::new(),
             fail_over: 15_000_000,

@@ -32,6 +32,19 @@ fn what_is_undecided_is_asked_about_in_time() {
     silent.wait_secs(45);
     breaks!(silent, Breach::CheckBack(check_back::Breach::NotAsked { .. }));
 
+    // And again, later each time.
+    for (secs, is_late) in [(60, false), (70, true)] {
+        let mut again = start.clone();
+        again.wait_secs(8);
+        again.check(producer, 1);
+        again.wait_secs(secs);
+        again.end(1, Told::Rollback);
+        match is_late {
+            false => holds!(again),
+            true => breaks!(again, Breach::CheckBack(check_back::Breach::NotAsked { .. })),
+        }
+    }
+
     // Not while its producers are away, or cut off, and not before long (T5).
     let mut away = start.clone();
     for lane in [producer, colleague] {
