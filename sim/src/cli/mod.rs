@@ -5,6 +5,7 @@ mod bench;
 mod determinism;
 mod failover;
 mod interrupt;
+mod lateness;
 mod mutants;
 mod pool;
 mod progress;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::Args),
     /// Measures how long clients wait when a leader is lost
     Failover(failover::Args),
+    /// Measures how late delayed messages come
+    Lateness(Selection),
     /// Plants bugs in a copy of the tree and looks for each with storms
     Mutants(mutants::Args),
     /// Looks for one planted bug
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Some(Command::Determinism(args)) => determinism::determinism(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Failover(args)) => failover::failover(&args),
+        Some(Command::Lateness(selection)) => lateness::lateness(&selection),
         Some(Command::Mutants(args)) => mutants::mutants(&args),
         Some(Command::Hunt(args)) => mutants::hunt(&args),
         Some(Command::Hashes(args)) => determinism::print_hashes(&args),
