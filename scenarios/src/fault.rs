@@ -33,12 +33,15 @@ pub enum FaultKind {
     TailLoss(TailLoss),
     /// A replica's disk is replaced by an empty one.
     DiskLoss(Stop),
-    /// Starts a node that an earlier fault without `restart_after` stopped.
+    /// Starts a node that an earlier fault without `restart_after` stopped, or
+    /// one that gave up after a disk failure, before the machine is turned off.
     Restart(OneNode),
     Pause(Lasting),
     Partition(Partition),
     Latency(ExtraLatency),
     DropConnections(Between),
+    /// They die without a word to either side.
+    SilenceConnections(Between),
     ClockJump(ClockJump),
     ClockDrift(ClockDrift),
     DiskFull(Lasting),
@@ -63,6 +66,8 @@ impl FaultKind {
             | FaultKind::Stop(stop)
             | FaultKind::DiskLoss(stop) => stop.restart_after.is_none().then_some(&stop.node),
             FaultKind::TailLoss(loss) => loss.restart_after.is_none().then_some(&loss.node),
+            // The process gives up at once; the machine is turned off later.
+            FaultKind::DiskWriteError(error) | FaultKind::DiskSyncError(error) => Some(&error.node),
             _ => None,
         }
     }

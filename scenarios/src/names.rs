@@ -3,7 +3,7 @@
 use crate::fault::FaultKind;
 
 /// Faults, as `kind`, `[chaos]`, `[expect]` and records write them.
-pub const FAULTS: [&str; 23] = [
+pub const FAULTS: [&str; 24] = [
     "kill",
     "power-loss",
     "stop",
@@ -14,6 +14,7 @@ pub const FAULTS: [&str; 23] = [
     "partition",
     "latency",
     "drop-connections",
+    "silence-connections",
     "clock-jump",
     "clock-drift",
     "disk-full",
@@ -90,6 +91,7 @@ impl FaultKind {
             FaultKind::Partition(_) => "partition",
             FaultKind::Latency(_) => "latency",
             FaultKind::DropConnections(_) => "drop-connections",
+            FaultKind::SilenceConnections(_) => "silence-connections",
             FaultKind::ClockJump(_) => "clock-jump",
             FaultKind::ClockDrift(_) => "clock-drift",
             FaultKind::DiskFull(_) => "disk-full",

@@ -130,3 +130,14 @@ fn a_key_that_does_not_exist_is_named_with_its_file_and_line() {
     assert_eq!(status(&run), 2);
     assert!(stderr(&run).contains("misspelt.toml:5: setle"), "{}", stderr(&run));
 }
+
+/// A bug whose place has moved would keep the others from being hunted, too.
+#[test]
+fn every_planted_bug_still_has_its_place() {
+    let list = sim(&["mutants", "--list"]);
+    assert_eq!(status(&list), 0, "{}", stderr(&list));
+    assert!(stdout(&list).contains("answered-before-durable"));
+    let nobody = sim(&["mutants", "no-such-bug"]);
+    assert_ne!(status(&nobody), 0);
+    assert!(stderr(&nobody).contains("no-such-bug"), "{}", stderr(&nobody));
+}

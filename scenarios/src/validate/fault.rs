@@ -40,7 +40,7 @@ pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
             });
             ensure(stopped, &key("node"), || {
                 format!(
-                    "nothing stops `{restarted}` before {}, allowed: a node that an earlier kill, stop or power-loss without restart_after stopped",
+                    "nothing stops `{restarted}` before {}, allowed: a node that an earlier kill, stop or power-loss without restart_after stopped, or a failed write or sync",
                     fault.at
                 )
             })
@@ -48,7 +48,9 @@ pub(super) fn check(scenario: &Scenario, index: usize) -> Checked {
         FaultKind::Pause(pause) => node(&pause.node, ANYONE),
         FaultKind::Partition(partition) => sides(scenario, index, &partition.a, &partition.b),
         FaultKind::Latency(latency) => sides(scenario, index, &latency.a, &latency.b),
-        FaultKind::DropConnections(between) => sides(scenario, index, &between.a, &between.b),
+        FaultKind::DropConnections(between) | FaultKind::SilenceConnections(between) => {
+            sides(scenario, index, &between.a, &between.b)
+        }
         FaultKind::ClockJump(jump) => node(&jump.node, ANYONE),
         FaultKind::ClockDrift(drift) => node(&drift.node, ANYONE),
         FaultKind::DiskFull(full) => node(&full.node, WITH_DISK),

@@ -24,9 +24,12 @@ use super::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the bugs with this in their names
-    #[arg(long, value_name = "NAME")]
-    only: Option<String>,
+    /// Only the bugs with one of these in their names
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Says which bugs there are, and whether each still has its place
+    #[arg(long)]
+    list: bool,
     /// Runs at a time; as many as there are cores if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -82,13 +85,21 @@ const MORE_SEEDS: u64 = 1000;
 
 pub fn mutants(args: &Args) -> Result<Outcome, Refused> {
     let all = load()?;
-    let is_chosen =
-        |mutant: &Mutant| args.only.as_deref().is_none_or(|word| mutant.name.contains(word));
+    let is_chosen = |mutant: &Mutant| {
+        args.names.is_empty() || args.names.iter().any(|word| mutant.name.contains(word.as_str()))
+    };
     if !all.iter().any(is_chosen) {
-        return Err(format!("no planted bug has {:?} in its name", args.only));
+        return Err(format!("no planted bug has one of {:?} in its name", args.names));
     }
-    let copy = env::temp_dir().join("stormglass-mutants");
-    let program = build(&all, &copy)?;
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
+    let planted = plant_all(&all, tree)?;
+    if args.list {
+        for Mutant { name, about, story, .. } in all.iter().filter(|mutant| is_chosen(mutant)) {
+            print(&format!("{name}  ({story})  {about}\n"))?;
+        }
+        return Ok(Outcome::of(true));
+    }
+    let program = build(all.len(), &planted, tree)?;
     let mut missed = Vec::new();
     let mut caught = 0;
     for (number, mutant) in (1..).zip(&all).filter(|(_, mutant)| is_chosen(mutant)) {
@@ -120,11 +131,8 @@ fn load() -> Result<Vec<Mutant>, Refused> {
     Ok(parsed.map_err(|error| format!("{}: {error}", file.display()))?.mutant)
 }
 
-/// The testbed with all bugs planted and none switched on. The copy stays, so
-/// that the next time only what changed is built.
-fn build(mutants: &[Mutant], copy: &Path) -> Result<PathBuf, Refused> {
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
-    let (source, target) = (copy.join("tree"), copy.join("target"));
+/// The files of the tree with all bugs planted and none switched on.
+fn plant_all(mutants: &[Mutant], tree: &Path) -> Result<BTreeMap<String, String>, Refused> {
     let mut planted = BTreeMap::from([(SWITCHED.to_owned(), read(&tree.join(SWITCHED))?)]);
     for (number, mutant) in (1..).zip(mutants) {
         let text = match planted.remove(&mutant.file) {
@@ -135,8 +143,16 @@ fn build(mutants: &[Mutant], copy: &Path) -> Result<PathBuf, Refused> {
     }
     let root = planted.entry(SWITCHED.to_owned()).or_default();
     *root = format!("{QUIET}{root}{SWITCHBOARD}");
-    copy_tree(tree, &planted, &source)?;
-    eprintln!("building the testbed with {} bugs in {}", mutants.len(), copy.display());
+    Ok(planted)
+}
+
+/// Builds the testbed with these bugs. The copy stays, so that the next time only
+/// what changed is built.
+fn build(bugs: usize, planted: &BTreeMap<String, String>, tree: &Path) -> Result<PathBuf, Refused> {
+    let copy = env::temp_dir().join("stormglass-mutants");
+    let (source, target) = (copy.join("tree"), copy.join("target"));
+    copy_tree(tree, planted, &source)?;
+    eprintln!("building the testbed with {bugs} bugs in {}", copy.display());
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(["build", "--quiet", "--profile", "sim", "--package", "stormglass-sim"]);
     cargo.current_dir(&source).env("CARGO_TARGET_DIR", &target);

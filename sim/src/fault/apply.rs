@@ -121,6 +121,10 @@ pub fn apply<W: World>(
             let (a, b) = (nos(a)?, nos(b)?);
             cluster.drop_connections(&a, &b);
         }
+        Fault::SilenceConnections { a, b } => {
+            let (a, b) = (nos(a)?, nos(b)?);
+            cluster.silence_connections(&a, &b);
+        }
         Fault::ClockJump { node, by_ms } => {
             cluster.machine(no(node)?).clock.borrow_mut().jump(*by_ms);
         }

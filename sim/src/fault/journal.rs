@@ -80,6 +80,7 @@ impl Fault {
             Fault::Partition { .. } => (FaultKind::Partition, true),
             Fault::Latency { extra_ms: 1.., .. } => (FaultKind::Latency, true),
             Fault::DropConnections { .. } => (FaultKind::DropConnections, false),
+            Fault::SilenceConnections { .. } => (FaultKind::SilenceConnections, false),
             Fault::ClockJump { .. } => (FaultKind::ClockJump, false),
             Fault::ClockDrift { ppm, .. } if *ppm != 0 => (FaultKind::ClockDrift, true),
             Fault::DiskFull { .. } => (FaultKind::DiskFull, true),

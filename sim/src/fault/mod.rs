@@ -97,6 +97,12 @@ pub enum Fault {
         a: Vec<Name>,
         b: Vec<Name>,
     },
+    /// Connections between `a` and `b` die without a word: neither side hears
+    /// anything on them any more, not even that. New ones can be made.
+    SilenceConnections {
+        a: Vec<Name>,
+        b: Vec<Name>,
+    },
 
     /// The node's wall clock steps. Its monotonic clock does not.
     ClockJump {
@@ -224,7 +230,8 @@ impl Fault {
             Fault::Partition { a, b, .. }
             | Fault::Heal { a, b, .. }
             | Fault::Latency { a, b, .. }
-            | Fault::DropConnections { a, b } => Struck::Links(a, b),
+            | Fault::DropConnections { a, b }
+            | Fault::SilenceConnections { a, b } => Struck::Links(a, b),
         }
     }
 
@@ -265,6 +272,7 @@ impl Fault {
             Fault::Heal { .. } => "heal",
             Fault::Latency { .. } => "latency",
             Fault::DropConnections { .. } => "drop-connections",
+            Fault::SilenceConnections { .. } => "silence-connections",
             Fault::ClockJump { .. } => "clock-jump",
             Fault::ClockDrift { .. } => "clock-drift",
             Fault::DiskFull { .. } => "disk-full",

@@ -150,6 +150,10 @@ impl Planner<'_> {
                 let (a, b) = self.sides(&between.a, &between.b, at);
                 self.push(at, Fault::DropConnections { a, b });
             }
+            FaultKind::SilenceConnections(between) => {
+                let (a, b) = (self.side(&between.a, at), self.side(&between.b, at));
+                self.push(at, Fault::SilenceConnections { a, b });
+            }
             FaultKind::ClockJump(jump) => {
                 let by_ms = jump.by_ms;
                 self.strike(at, &jump.node, |node| Fault::ClockJump { node, by_ms });

@@ -35,6 +35,9 @@ impl fmt::Display for Fault {
             Fault::DropConnections { a, b } => {
                 write!(f, "drop connections {} <--> {}", Side(a), Side(b))
             }
+            Fault::SilenceConnections { a, b } => {
+                write!(f, "silence connections {} <--> {}", Side(a), Side(b))
+            }
             Fault::ClockJump { node, by_ms } => write!(f, "clock of {node} jumps by {by_ms} ms"),
             Fault::ClockDrift { node, ppm } => write!(f, "clocks of {node} drift by {ppm} ppm"),
             Fault::DiskFull { node } => write!(f, "disk of {node} is full"),

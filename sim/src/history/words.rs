@@ -225,6 +225,7 @@ named! {
         Partition = "partition",
         Latency = "latency",
         DropConnections = "drop-connections",
+        SilenceConnections = "silence-connections",
         ClockJump = "clock-jump",
         ClockDrift = "clock-drift",
         DiskFull = "disk-full",
@@ -258,6 +259,7 @@ impl FaultKind {
                 | FaultKind::Partition
                 | FaultKind::Latency
                 | FaultKind::DropConnections
+                | FaultKind::SilenceConnections
                 | FaultKind::DiskSlow
         )
     }

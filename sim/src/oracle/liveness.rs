@@ -63,6 +63,12 @@ pub enum Breach {
         op: OpId,
         message: MessageId,
     },
+    /// All was well, and still a first request had no answer.
+    RepeatedInCalm {
+        op: OpId,
+        message: MessageId,
+        tries: u8,
+    },
     /// The group is alive, and this still waits for it.
     StillWaiting {
         group: GroupId,
@@ -92,7 +98,10 @@ impl Oracle for Liveness {
                 self.unserved.remove(&event.lane);
                 Ok(())
             }
-            EventKind::SendOk { op, .. } => answered(*op, event.at, facts),
+            EventKind::SendOk { op, tries, .. } => {
+                repeated(*op, *tries, facts)?;
+                answered(*op, event.at, facts)
+            }
             EventKind::SendRefused { op, .. } | EventKind::SendUnknown { op, .. } => {
                 failed(*op, facts)?;
                 answered(*op, event.at, facts)
@@ -164,6 +173,15 @@ fn failed(id: OpId, facts: &Facts) -> Verdict {
         return Ok(());
     }
     let breach = Breach::FailedInCalm { op: id, message: op.message };
+    Err(Violation::new(breach, facts, [op.begun]))
+}
+
+fn repeated(id: OpId, tries: u8, facts: &Facts) -> Verdict {
+    let Some(op) = facts.op(id).filter(|_| tries > 1) else { return Ok(()) };
+    if !facts.calm_for(facts.now - op.begun_at + CALM_MICROS) {
+        return Ok(());
+    }
+    let breach = Breach::RepeatedInCalm { op: id, message: op.message, tries };
     Err(Violation::new(breach, facts, [op.begun]))
 }
 
@@ -242,6 +260,10 @@ impl Breach {
             }
             Breach::FailedInCalm { op, message } => {
                 format!("send #{} of {message} failed, with no fault in its way", op.number())
+            }
+            Breach::RepeatedInCalm { op, message, tries } => {
+                let op = op.number();
+                format!("send #{op} of {message} took {tries} requests, with no fault in its way")
             }
             Breach::NeverAnswered { op, message } => {
                 format!("send #{} of {message} was never answered", op.number())

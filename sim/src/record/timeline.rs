@@ -261,6 +261,7 @@ fn span_kind(kind: FaultKind) -> Option<SpanKind> {
         | FaultKind::DiskLoss
         | FaultKind::Restart
         | FaultKind::DropConnections
+        | FaultKind::SilenceConnections
         | FaultKind::ClockJump
         | FaultKind::BitRot
         | FaultKind::LatentError => return None,

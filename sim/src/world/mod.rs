@@ -236,6 +236,12 @@ impl<W: World> Cluster<W> {
         }
     }
 
+    pub fn silence_connections(&mut self, a: &[MachineNo], b: &[MachineNo]) {
+        for (a, b) in links(a, b, true) {
+            self.network.silence(a, b);
+        }
+    }
+
     /// Undoes every fault that lasts: all links pass, clocks are right, disks
     /// work, nobody is paused. What was lost stays lost, what is down stays down.
     pub fn heal_all(&mut self) {

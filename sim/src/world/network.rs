@@ -107,16 +107,22 @@ impl Network {
 
     /// Resets the connections between two machines, at both ends.
     pub(super) fn reset(&self, a: MachineNo, b: MachineNo) {
-        let mut links = self.0.borrow_mut();
-        links.connections.retain(|connection| {
-            let Some(connection) = connection.upgrade() else { return false };
+        self.between(a, b).for_each(|connection| connection.reset());
+    }
+
+    /// Nothing comes through the connections between two machines any more, and
+    /// neither end is told.
+    pub(super) fn silence(&self, a: MachineNo, b: MachineNo) {
+        self.between(a, b).for_each(|connection| connection.is_silent.set(true));
+    }
+
+    /// Both ends of each connection between two machines.
+    fn between(&self, a: MachineNo, b: MachineNo) -> impl Iterator<Item = Rc<Connection>> {
+        let all: Vec<_> = self.0.borrow().connections.iter().filter_map(Weak::upgrade).collect();
+        all.into_iter().filter(move |connection| {
             let ends = (connection.local, connection.peer);
-            let hit = ends == (a, b) || ends == (b, a);
-            if hit {
-                connection.reset();
-            }
-            !hit
-        });
+            ends == (a, b) || ends == (b, a)
+        })
     }
 
     /// Sends what the ends of silent connections had no way to send: called
@@ -141,6 +147,7 @@ impl Network {
             local,
             peer,
             is_reset: Cell::new(false),
+            is_silent: Cell::new(false),
             reader: RefCell::default(),
             writer: RefCell::default(),
         });
@@ -183,6 +190,8 @@ pub struct Connection {
     pub local: MachineNo,
     pub peer: MachineNo,
     is_reset: Cell<bool>,
+    /// What is written vanishes, and nothing is read.
+    is_silent: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
 }
@@ -223,6 +232,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Reader<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.connection.check(&self.connection.reader, cx)?;
+        if self.connection.is_silent.get() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
@@ -240,6 +252,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Writer<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.connection.check(&self.connection.writer, cx)?;
+        if self.connection.is_silent.get() {
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -249,7 +264,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Writer<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.inner.is_write_vectored() {
+        if self.inner.is_write_vectored() && !self.connection.is_silent.get() {
             self.connection.check(&self.connection.writer, cx)?;
             return Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         }

@@ -105,3 +105,36 @@ fn while_a_minority_is_away_everything_goes_on() {
         tale.tale.fault_between(&[replica, client], &[tale.replicas[1]], FaultKind::Partition);
     }));
 }
+
+/// P1, D1: a request is repeated only where something is wrong.
+#[test]
+fn in_calm_the_first_request_is_answered() {
+    let sent_twice_after = |secs: u64| {
+        let mut tale = Tale::new();
+        let member = tale.consumer("billing", "c1");
+        tale.wait_secs(secs);
+        let op = tale.begin(1);
+        tale.stored_after(op, 0, 0, 2);
+        tale.consume(member, 1, 0);
+        tale
+    };
+    holds!(sent_twice_after(10));
+    breaks!(sent_twice_after(60), Breach::Liveness(liveness::Breach::RepeatedInCalm { .. }));
+}
+
+/// D2: what nobody has fetched is late whenever the calm ends, also by a fault.
+#[test]
+fn what_waits_through_a_calm_is_late_when_it_ends() {
+    let fetched_after = |secs: u64| {
+        let mut tale = Tale::new();
+        let member = tale.consumer("billing", "c1");
+        tale.wait_secs(60);
+        tale.send(1, 0);
+        tale.wait_secs(secs);
+        tale.fault(FaultKind::ClockJump);
+        tale.consume(member, 1, 0);
+        tale
+    };
+    holds!(fetched_after(5));
+    breaks!(fetched_after(30), Breach::Liveness(liveness::Breach::StillWaiting { .. }));
+}

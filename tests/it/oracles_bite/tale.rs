@@ -192,11 +192,16 @@ impl Tale {
     }
 
     pub fn stored_in(&mut self, op: OpId, queue: u32, offset: u64) {
+        self.stored_after(op, queue, offset, 1);
+    }
+
+    /// In answer to the last one of so many requests.
+    pub fn stored_after(&mut self, op: OpId, queue: u32, offset: u64, tries: u8) {
         let (lane, shard) = (self.lane("producer-1"), self.shard(queue));
         let position = Some(position(queue, offset));
         let status = Stored::AsPromised;
         let queue_offset = offset;
-        self.push(lane, EventKind::SendOk { op, shard, queue_offset, position, status, tries: 1 });
+        self.push(lane, EventKind::SendOk { op, shard, queue_offset, position, status, tries });
     }
 
     pub fn refused(&mut self, op: OpId) {

@@ -107,6 +107,7 @@ impl Damage {
                 self.doubtful.insert(node, *at_ms);
             }
             Fault::DropConnections { .. }
+            | Fault::SilenceConnections { .. }
             | Fault::ClockJump { .. }
             | Fault::DiskReadError { .. }
             | Fault::BitRot { .. }
