@@ -199,6 +199,8 @@ pub enum EventKind {
     /// recorded before it asks.
     SendBackBegun {
         delivery: DeliveryId,
+        /// As a message of its own: another copy each time it is stored.
+        resent: bool,
     },
     /// With OK the broker owes the group another attempt, or a dead letter.
     SendBackAnswered {

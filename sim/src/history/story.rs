@@ -243,7 +243,7 @@ impl Story<'_> {
             EventKind::TimedOut { delivery } => {
                 write!(f, "gives up waiting for the handler of delivery {}", delivery.number())
             }
-            EventKind::SendBackBegun { delivery } => {
+            EventKind::SendBackBegun { delivery, .. } => {
                 write!(f, "sends delivery {} back", delivery.number())
             }
             EventKind::SendBackAnswered { delivery, answered } => {

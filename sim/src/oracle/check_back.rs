@@ -21,8 +21,6 @@ pub struct CheckBack {
     /// By when each undecided half must have been asked about, and since when.
     due: BTreeSet<(u64, MessageId)>,
     awaited: BTreeMap<MessageId, Awaited>,
-    /// Checks that came while all was well: each of these counts.
-    counted: BTreeMap<MessageId, u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +89,6 @@ impl Oracle for CheckBack {
             }
             EventKind::HalfParked { message: Some(id), .. } => parked(*id, facts),
             EventKind::HalfResumed { message: Some(id), .. } => {
-                self.counted.remove(id);
                 self.expect(*id, event.at, event.at, facts);
                 Ok(())
             }
@@ -167,16 +164,12 @@ impl CheckBack {
             }
         }
         // A check whose receipt is lost does not count, and is repeated.
-        if !facts.calm_for(CALM_MICROS) || message.most_copies() > 1 {
+        let most = context.max_checks;
+        let lost = facts.lost_answers_since(message.begun);
+        if checks <= most.saturating_add(lost) || message.most_copies() > 1 {
             return Ok(());
         }
-        let checks = self.counted.entry(id).or_default();
-        *checks += 1;
-        let most = facts.context.max_checks;
-        if *checks <= most {
-            return Ok(());
-        }
-        let breach = Breach::AskedTooOften { message: id, checks: *checks, most };
+        let breach = Breach::AskedTooOften { message: id, checks, most };
         Err(Violation::new(breach, facts, half.checked.map(|(event, _)| event)))
     }
 }

@@ -44,7 +44,9 @@ impl Oracle for LicensedDuplicates {
         let seen = reader.progress(shard).and_then(|progress| progress.seen(offset));
         if let (Some(message), Some(_), None) = (*message, origin, seen) {
             let retries = reader.retries(message);
-            let (copies, send_backs) = (retries.slots + 1, retries.send_backs);
+            // A broker takes a delivery back once, however often it is asked.
+            let send_backs = retries.send_backs.min(retries.sent_back + retries.resends);
+            let copies = retries.slots + 1;
             // Power loss under async flush may take back that a retry was due.
             let may_repeat = !facts.context.sync_flush
                 && facts.power_losses(facts.shard(shard).broker).next().is_some();

@@ -115,6 +115,8 @@ pub struct Retries {
     /// that they were about.
     pub send_backs: u32,
     pub sent_back: u32,
+    /// Requests that were copies of their own.
+    pub resends: u32,
     /// Those of them that came after the last attempt.
     pub exhausted: u32,
     /// Its places in the retry topic.

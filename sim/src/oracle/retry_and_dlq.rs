@@ -80,7 +80,7 @@ pub enum Breach {
 impl Oracle for RetryAndDlq {
     fn event(&mut self, event: &Event, facts: &Facts) -> Verdict {
         match &event.kind {
-            EventKind::SendBackBegun { delivery } => {
+            EventKind::SendBackBegun { delivery, .. } => {
                 if let Some((key, delivery)) =
                     facts.delivery(*delivery).and_then(|d| keyed(d, facts))
                 {

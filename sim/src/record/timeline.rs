@@ -141,7 +141,7 @@ impl<'a> Teller<'a> {
             | EventKind::AckAnswered { delivery, .. }
             | EventKind::Nacked { delivery, .. }
             | EventKind::TimedOut { delivery }
-            | EventKind::SendBackBegun { delivery }
+            | EventKind::SendBackBegun { delivery, .. }
             | EventKind::SendBackAnswered { delivery, .. }
             | EventKind::LeaseAsked { delivery, .. }
             | EventKind::LeaseAnswered { delivery, .. }

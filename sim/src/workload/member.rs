@@ -102,8 +102,8 @@ impl<R: Runtime> Member<R> {
             Change::SendBack { queue, offset, step } => {
                 let Some(delivery) = self.latest(&queue, offset) else { return };
                 let answered = match step {
-                    SendBack::Begun => {
-                        return self.stage.push(EventKind::SendBackBegun { delivery });
+                    SendBack::Begun { resent } => {
+                        return self.stage.push(EventKind::SendBackBegun { delivery, resent });
                     }
                     SendBack::Taken => Answered::Ok,
                     SendBack::Refused { code } => Answered::Refused { code },

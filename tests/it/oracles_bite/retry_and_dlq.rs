@@ -169,3 +169,25 @@ fn a_send_back_can_be_lost_with_the_end_of_the_log() {
     never_acked(after(100, true));
     never_acked(after(2_000, false));
 }
+
+/// L17: a delivery that was sent back has one successor, however often its member
+/// asked; what is sent anew is another copy.
+#[test]
+fn a_send_back_that_is_repeated_makes_one_retry() {
+    for (resent, is_good) in [(true, true), (false, false)] {
+        let (mut tale, member, first) = failed_once();
+        tale.send_back_as(first, resent, Answered::Ok);
+        for offset in [0, 1] {
+            tale.wait_secs(2);
+            let delivery = tale.deliver_again(member, 1, offset, 2);
+            tale.ack(delivery);
+        }
+        match is_good {
+            true => holds!(tale),
+            false => breaks!(
+                tale,
+                Breach::LicensedDuplicates(licensed_duplicates::Breach::NotSentBack { .. })
+            ),
+        }
+    }
+}

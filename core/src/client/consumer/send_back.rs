@@ -64,7 +64,11 @@ enum Path {
 /// a copy, unless it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendBack {
-    Begun,
+    /// Of requests that only name the message a broker takes the first; what is
+    /// `resent` as a whole is another copy each time.
+    Begun {
+        resent: bool,
+    },
     Taken,
     Refused {
         code: i32,
@@ -95,12 +99,13 @@ impl Consumer {
             return self.part(cx);
         };
         let (queue, epoch) = (owned.queue.clone(), owned.lock_epoch());
+        let resent = back.path == Path::Resend;
         let request = match back.path {
             Path::Back => self.send_back(cx, back, &queue, epoch),
             Path::Resend => self.resend(cx, back),
         };
         let Some((addr, code, fields, body)) = request else { return self.return_failed(cx, id) };
-        self.tell_send_back(cx, id, SendBack::Begun);
+        self.tell_send_back(cx, id, SendBack::Begun { resent });
         let (timeout, call) = (cx.config.request_timeout, Call::SendBack { id });
         cx.call(addr, code, fields, body, timeout, Purpose::Consumer(self.id, call));
     }

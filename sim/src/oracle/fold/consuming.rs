@@ -42,7 +42,12 @@ impl Facts {
             }
             EventKind::Forgotten { delivery } => self.answer(*delivery, Answer::Forgotten),
             EventKind::TimedOut { delivery } => self.time_out(*delivery),
-            EventKind::SendBackBegun { delivery } => self.send_back(*delivery, SentBack::Begun),
+            EventKind::SendBackBegun { delivery, resent } => {
+                self.send_back(*delivery, SentBack::Begun);
+                if *resent {
+                    self.resend(*delivery);
+                }
+            }
             EventKind::SendBackAnswered { delivery, answered } if answered.is_ok() => {
                 self.send_back(*delivery, SentBack::Ok);
             }
@@ -339,6 +344,14 @@ impl Facts {
                 retries.exhausted = retries.exhausted.saturating_sub(u32::from(is_last));
             }
             SentBack::Ok | SentBack::Never => {}
+        }
+    }
+
+    fn resend(&mut self, id: DeliveryId) {
+        let Some(Some(delivery)) = self.deliveries.get(id.index()) else { return };
+        let reader = self.members[delivery.member.index()].reader;
+        if let (Some(reader), Some(message)) = (reader, delivery.message) {
+            self.readers[reader.0].retries.entry(message).or_default().resends += 1;
         }
     }
 

@@ -97,8 +97,12 @@ impl Tale {
     }
 
     pub fn send_back(&mut self, delivery: DeliveryId, answered: Answered) {
+        self.send_back_as(delivery, false, answered);
+    }
+
+    pub fn send_back_as(&mut self, delivery: DeliveryId, resent: bool, answered: Answered) {
         let lane = self.lane("consumer");
-        self.push(lane, EventKind::SendBackBegun { delivery });
+        self.push(lane, EventKind::SendBackBegun { delivery, resent });
         self.push(lane, EventKind::SendBackAnswered { delivery, answered });
     }
 
