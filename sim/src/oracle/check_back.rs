@@ -15,6 +15,9 @@ const CALM_MICROS: u64 = 20_000_000;
 const AT_ONCE: usize = 100;
 /// What is on its way may still arrive for so long.
 const ECHO_MICROS: u64 = 2_000_000;
+/// A client that has a check in hand does not take another one about the same
+/// half, unless its listener is silent for so long.
+const IN_HAND_MICROS: u64 = 10_000_000;
 
 #[derive(Debug, Default)]
 pub struct CheckBack {
@@ -153,7 +156,7 @@ impl CheckBack {
         }
         let (checks, context) = (half.checks + 1, &facts.context);
         if checks < context.max_checks {
-            let due = facts.now + wait_after(checks, context);
+            let due = facts.now + wait_after(checks, context) + IN_HAND_MICROS;
             self.expect(id, due, facts.now, facts);
         }
         if let Some(ended) = facts.decision(message).filter(|_| message.most_copies() <= 1) {

@@ -7,6 +7,7 @@
 use super::{
     Facts, Oracle, Verdict, Violation,
     readers::{Answer, SentBack},
+    retry_and_dlq::came_once,
 };
 use crate::history::{Event, EventKind, GroupId, MessageId, Names, ShardId};
 
@@ -44,8 +45,13 @@ impl Oracle for LicensedDuplicates {
         let seen = reader.progress(shard).and_then(|progress| progress.seen(offset));
         if let (Some(message), Some(_), None) = (*message, origin, seen) {
             let retries = reader.retries(message);
-            // A broker takes a delivery back once, however often it is asked.
-            let send_backs = retries.send_backs.min(retries.sent_back + retries.resends);
+            // A broker takes a delivery back once, however often it is asked; unless
+            // the group has passed it meanwhile, because somebody else was done.
+            let once = facts.message(message).is_some_and(|sent| came_once(reader, message, sent));
+            let send_backs = match once {
+                true => retries.send_backs.min(retries.sent_back + retries.resends),
+                false => retries.send_backs,
+            };
             let copies = retries.slots + 1;
             // Power loss under async flush may take back that a retry was due.
             let may_repeat = !facts.context.sync_flush

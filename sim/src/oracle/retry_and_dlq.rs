@@ -219,7 +219,7 @@ fn expected_attempt(reader: &Reader, id: MessageId, facts: &Facts) -> Option<u32
 }
 
 /// Whether no attempt of it was delivered twice: then its answers are one story.
-fn came_once(reader: &Reader, id: MessageId, message: &Message) -> bool {
+pub(super) fn came_once(reader: &Reader, id: MessageId, message: &Message) -> bool {
     let retries = reader.retries(id);
     let first = message.seen.and_then(|seen| {
         let progress = reader.progress(seen.shard)?;

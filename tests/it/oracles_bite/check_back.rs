@@ -33,7 +33,7 @@ fn what_is_undecided_is_asked_about_in_time() {
     breaks!(silent, Breach::CheckBack(check_back::Breach::NotAsked { .. }));
 
     // And again, later each time.
-    for (secs, is_late) in [(60, false), (70, true)] {
+    for (secs, is_late) in [(60, false), (80, true)] {
         let mut again = start.clone();
         again.wait_secs(8);
         again.check(producer, 1);
