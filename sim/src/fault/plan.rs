@@ -151,7 +151,7 @@ impl Planner<'_> {
                 self.push(at, Fault::DropConnections { a, b });
             }
             FaultKind::SilenceConnections(between) => {
-                let (a, b) = (self.side(&between.a, at), self.side(&between.b, at));
+                let (a, b) = self.sides(&between.a, &between.b, at);
                 self.push(at, Fault::SilenceConnections { a, b });
             }
             FaultKind::ClockJump(jump) => {
