@@ -36,7 +36,8 @@ pub(crate) const ROLE_WORDS: [&str; 5] =
 
 /// Kinds of workloads and of operations.
 pub(crate) const WORKLOADS: [&str; 5] = ["produce", "transact", "consume", "pull", "pop"];
-pub(crate) const OPERATIONS: [&str; 3] = ["grow-topic", "reset-offset", "resume-parked"];
+pub(crate) const OPERATIONS: [&str; 4] =
+    ["grow-topic", "reset-offset", "resume-parked", "transfer-leader"];
 
 /// Faults that a run survives whenever they strike; `[chaos]` draws from them.
 pub const RECOVERABLE: [&str; 14] = [

@@ -24,6 +24,8 @@ pub enum OperationKind {
     ResetOffset(ResetOffset),
     /// Parked halves are checked again.
     ResumeParked(ResumeParked),
+    /// The leader of each replica set hands over.
+    TransferLeader(TransferLeader),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -47,6 +49,10 @@ pub struct ResetOffset {
 #[serde(deny_unknown_fields)]
 pub struct ResumeParked {}
 
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLeader {}
+
 impl OperationKind {
     /// As files write it.
     pub fn name(&self) -> &'static str {
@@ -54,6 +60,7 @@ impl OperationKind {
             OperationKind::GrowTopic(_) => "grow-topic",
             OperationKind::ResetOffset(_) => "reset-offset",
             OperationKind::ResumeParked(_) => "resume-parked",
+            OperationKind::TransferLeader(_) => "transfer-leader",
         }
     }
 }

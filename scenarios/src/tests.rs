@@ -99,7 +99,7 @@ fn what_is_written_wrong_is_named() {
     delivery/good.toml:20: fault: missing field `kind`, allowed: kill, power-loss, stop, tail-loss, disk-loss, restart, pause, partition, latency, drop-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow
     delivery/good.toml:18: workload.nack: 1.5 is not a probability, allowed: 0.0 to 1.0
     delivery/good.toml:17: workload.topics: unknown field `topics`, expected one of `group`, `topic`, `filter`, `invisible`, `batch`, `wait`, `work`, `extend`, `nack`, `again`, `poison`, `never_ack`, or as everywhere kind, name, members, start_at, stop_at, stagger
-    delivery/good.toml:21: operation.kind: unknown variant `grow`, expected one of `grow-topic`, `reset-offset`, `resume-parked`
+    delivery/good.toml:21: operation.kind: unknown variant `grow`, expected one of `grow-topic`, `reset-offset`, `resume-parked`, `transfer-leader`
     "#);
 }
 

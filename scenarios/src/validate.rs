@@ -122,6 +122,11 @@ fn check_operation(scenario: &Scenario, index: usize) -> Checked {
             })
         }
         OperationKind::ResumeParked(_) => Ok(()),
+        OperationKind::TransferLeader(_) => {
+            ensure(scenario.cluster.replicas > 1, &key("kind"), || {
+                "a set of one has nobody to hand over to".to_owned()
+            })
+        }
     }
 }
 

@@ -322,6 +322,10 @@ pub enum Ask {
     /// Has one of them checked again, by its offset message id;
     /// [`Answer::Done`].
     ResumeChecks { topic: String, broker: String, message_id: String },
+    /// A replica set's leader hands over to whoever is furthest: [`Answer::Done`]
+    /// once it has begun to; refused if nobody else can lead now. Any topic tells
+    /// where the leader is.
+    TransferLeader { topic: String, broker: String },
     /// Takes a delayed message back: [`Answer::Done`]; refused if it is no
     /// longer delayed.
     Recall { handle: RecallHandle },

@@ -15,7 +15,7 @@ use stormglass_scenarios::{Group, OperationKind, ResetOffset, Scenario, Workload
 
 use crate::{
     clock,
-    history::{Answered, Body, EventKind, GroupId, LaneId, Recorder, Stop, body_hash},
+    history::{Answered, Body, EventKind, GroupId, LaneId, Mark, Recorder, Stop, body_hash},
 };
 
 /// All brokers of a run belong to this cluster.
@@ -77,6 +77,7 @@ impl Office {
                 }
                 OperationKind::ResetOffset(reset) => self.reset(&rt, &client, lane, reset).await,
                 OperationKind::ResumeParked(_) => self.resume(&rt, &client).await,
+                OperationKind::TransferLeader(_) => self.transfer(&rt, lane).await,
             }
         }
         client.close().await;
@@ -124,6 +125,24 @@ impl Office {
                     rt.sleep_until(rt.now().mono + ASK_AGAIN).await;
                 }
             }
+        }
+    }
+
+    /// Has the leader of each set hand over, as soon as another one can lead. Like
+    /// on the command line, each attempt asks anew who leads.
+    async fn transfer<R: Runtime>(&self, rt: &R, lane: LaneId) {
+        let topic = &self.scenario.cluster.topics[0].name;
+        for broker in self.scenario.sets().into_iter().map(|set| set.name) {
+            let ask = Ask::TransferLeader { topic: topic.clone(), broker };
+            let attempt = async || {
+                let client = self.client(rt);
+                let asked = client.ask(ask.clone()).await;
+                client.close().await;
+                asked.map(drop)
+            };
+            insist(rt, attempt).await;
+            let mark = Mark::LeadershipTransferred;
+            self.recorder.push(lane, EventKind::Mark { mark });
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
         header::{
             CreateTopicHeader, GroupHeader, ListHalvesHeader, OffsetReply, PullHeader, PullReply,
             QueryOffsetHeader, QueueHeader, RecallHeader, ResetOffsetHeader, ResumeCheckHeader,
-            SearchOffsetHeader, TopicHeader, UpdateOffsetHeader, pull_flag,
+            SearchOffsetHeader, TopicHeader, TransferLeaderHeader, UpdateOffsetHeader, pull_flag,
         },
         request,
     },
@@ -56,9 +56,9 @@ pub fn whom(ask: &Ask) -> Whom<'_> {
         Ask::Ack { lease } | Ask::ChangeInvisible { lease, .. } => {
             Whom::Master(&lease.topic, &lease.broker_name)
         }
-        Ask::ParkedHalves { topic, broker } | Ask::ResumeChecks { topic, broker, .. } => {
-            Whom::Master(topic, broker)
-        }
+        Ask::ParkedHalves { topic, broker }
+        | Ask::ResumeChecks { topic, broker, .. }
+        | Ask::TransferLeader { topic, broker } => Whom::Master(topic, broker),
         Ask::Recall { handle } => Whom::Master(&handle.topic, &handle.broker),
         Ask::EndTransaction { half, .. } => Whom::MasterNear(half),
     }
@@ -100,6 +100,9 @@ pub fn request_of(cx: &Context, ask: &Ask, order: Option<&OrderList>) -> (i32, F
         Ask::ResumeChecks { topic, message_id, .. } => {
             let header = ResumeCheckHeader { topic: Some(topic), message_id };
             (request::RESUME_CHECK_HALF_MESSAGE, header.fields())
+        }
+        Ask::TransferLeader { .. } => {
+            (request::TRANSFER_LEADER, TransferLeaderHeader { to: None }.fields())
         }
         Ask::GroupMembers { group, .. } => {
             (request::GET_CONSUMER_LIST_BY_GROUP, GroupHeader { group }.fields())
@@ -229,6 +232,7 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         | Ask::ConfigureGroup { .. }
         | Ask::ResetOffset { .. }
         | Ask::ResumeChecks { .. }
+        | Ask::TransferLeader { .. }
         | Ask::EndTransaction { .. }
         | Ask::Recall { .. }
         | Ask::Ack { .. }
