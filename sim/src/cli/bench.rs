@@ -33,7 +33,7 @@ const ALONE: &str = include_str!("bench.toml");
 const REPLICATED: &str = include_str!("bench-replicated.toml");
 
 fn built_in(file: &str, text: &str) -> Result<Scenario, Refused> {
-    Ok(parse(file, text).map_err(|error| error.to_string())?)
+    parse(file, text).map_err(|error| error.to_string())
 }
 
 pub fn bench(args: &Args) -> Result<Outcome, Refused> {
