@@ -3,9 +3,9 @@
 
 use std::collections::VecDeque;
 
-use raft::StateRole;
+use raft::{StateRole, prelude::MessageType};
 
-use super::{Member, Persisting};
+use super::{Member, Persisting, RaftMessage};
 use crate::{
     error::StoreError,
     ids::{LogIndex, Term},
@@ -89,12 +89,26 @@ impl<D: Disk> Member<D> {
                     persisting.vote = Some(store.log.save(&mut store.disk, state)?);
                 }
             }
+            self.say_alive(&mut persisting);
             self.persisting.push_back(persisting);
             let store = self.raw.mut_store();
             store.known = store.log.last_index();
             self.raw.advance_append_async(ready);
         }
         Ok(())
+    }
+
+    /// That a follower heard its leader waits for the term in which it did, and for
+    /// no entry: a slow disk would end the leader's lease otherwise (L8).
+    fn say_alive(&mut self, persisting: &mut Persisting) {
+        let log = self.log();
+        let is_known = |waiting: &Persisting| waiting.vote.is_none_or(|sync| log.is_synced(sync));
+        if self.persisting.iter().all(is_known) && is_known(persisting) {
+            let is_alive = |message: &mut RaftMessage| {
+                message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            };
+            self.unsent.extend(persisting.messages.extract_if(.., is_alive));
+        }
     }
 
     /// Sees to it that the log holds this entry: a leader's own is there

@@ -188,7 +188,8 @@ impl Facts {
         if !fresh {
             progress.readings += 1;
         }
-        if source == OffsetSource::Reset {
+        // A member may learn late of a move that others have worked on since.
+        if source == OffsetSource::Reset && progress.committed != Some(offset) {
             progress.moved(index, offset);
         }
         progress.start = progress.start.or(Some(offset));
