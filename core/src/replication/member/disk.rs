@@ -167,6 +167,10 @@ impl<D: Disk> Member<D> {
 
     /// When `write` and `begin_sync` want to be called again.
     pub fn deadline(&self) -> Option<Time> {
+        if self.giving_up.is_some() {
+            // Only the sync that is under way has anything to say.
+            return None;
+        }
         let log = self.log();
         let flush = match self.flush {
             Flush::Async { .. } if !self.is_syncing() && log.written() > log.durable() => {
