@@ -3,20 +3,28 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader},
-    path::Path,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use crate::server::binary;
 
 /// What takes longer has failed: the machines that run tests are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What all nodes get.
+const SETTINGS: [&str; 4] =
+    ["--set", "broker.segment=16MiB", "--set", "broker.election_timeout=500ms"];
 
 pub struct Cluster {
+    dir: PathBuf,
     process: Child,
     lines: mpsc::Receiver<String>,
     /// Everything it said so far.
@@ -24,6 +32,8 @@ pub struct Cluster {
     name_server: String,
     pids: BTreeMap<String, String>,
     leader: String,
+    /// Nodes that were not there from the beginning.
+    joined: Vec<Child>,
 }
 
 impl Cluster {
@@ -32,7 +42,7 @@ impl Cluster {
     pub fn start(data: &Path) -> Cluster {
         let mut process = Command::new(binary())
             .args(["dev", "--brokers", "3", "--listen", "127.0.0.1:0"])
-            .args(["--set", "broker.segment=16MiB", "--set", "broker.election_timeout=500ms"])
+            .args(SETTINGS)
             .arg("--data")
             .arg(data)
             .stdin(Stdio::null())
@@ -46,12 +56,14 @@ impl Cluster {
             lines.for_each(|line| drop(sender.send(line)));
         });
         let mut cluster = Cluster {
+            dir: data.to_owned(),
             process,
             lines,
             said: Vec::new(),
             name_server: String::new(),
             pids: BTreeMap::new(),
             leader: String::new(),
+            joined: Vec::new(),
         };
         let ready = cluster.wait_for("ready: -n ");
         let (_, addr) = ready.split_once("-n ").expect("that was waited for");
@@ -88,6 +100,44 @@ impl Cluster {
         }
     }
 
+    /// Starts the node of one more replica, which waits to be added; where it
+    /// listens for the others.
+    pub fn start_another(&mut self, id: u64) -> SocketAddr {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let addr = free.expect("a free port");
+        let founder = fs::read_to_string(self.dir.join("broker-1.toml")).expect("a founder");
+        let name = format!("broker-{id}");
+        let lines = founder.lines().map(|line| match line.split_once(" = ") {
+            Some(("data", _)) => format!("data = {:?}", self.dir.join(&name)),
+            Some(("id", _)) => format!("id = {id}"),
+            Some(("listen", _)) => "listen = \"127.0.0.1:0\"".to_owned(),
+            Some(("peers", peers)) => {
+                format!("peers = {}, {id} = \"{addr}\" }}", peers.trim_end_matches([' ', '}']))
+            }
+            _ => line.to_owned(),
+        });
+        let config = self.dir.join(format!("{name}.toml"));
+        fs::write(&config, lines.collect::<Vec<_>>().join("\n")).expect("it is writable");
+        let mut node = Command::new(binary());
+        node.args(["serve", "--config"]).arg(config).args(SETTINGS).stdin(Stdio::null());
+        self.joined.push(node.stdout(Stdio::null()).spawn().expect("the binary runs"));
+        addr
+    }
+
+    /// `stormglass cluster status`, once it shows what is waited for.
+    pub fn status(&self, shows: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let said = self.command(&["cluster", "status", "-o", "json"]);
+            let rows = said.as_ref().map(|said| serde_json::from_str::<Vec<Value>>(said));
+            match rows {
+                Ok(Ok(rows)) if shows(&rows) => return rows,
+                _ => assert!(Instant::now() < until, "the status is still {said:?}"),
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// `kill -9`, or another signal, to one of its processes.
     pub fn signal(&self, signal: &str, name: &str) {
         let pid = self.pids.get(name).expect("a process of this cluster");
@@ -120,9 +170,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // Its processes end with it.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        // Its own processes end with it.
+        for process in self.joined.iter_mut().chain([&mut self.process]) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
         if thread::panicking() {
             eprintln!("the cluster said: {:#?}", self.said);
         }

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stormglass_tests::server::{Server, target_dir};
+use stormglass_tests::{
+    cluster::Cluster,
+    server::{Server, target_dir},
+};
 
 const INSTALL: Duration = Duration::from_secs(180);
 const RUN: Duration = Duration::from_secs(90);
@@ -81,6 +84,27 @@ fn python_rocketmq_cvs_transactions_with_check_back_across_a_restart() {
     });
     expect(CPP_2, said);
     assert!(restarted);
+}
+
+/// It asks the name server at a failed send and else twice a minute, and so finds
+/// the next leader; its consumer takes half a minute or a whole one.
+#[test]
+fn python_rocketmq_goes_on_when_a_leader_is_killed() {
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let Some(mut client) = python(CPP_1, "cpp_failover.py") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path());
+    cluster.command(&["topic", "create", "orders"]).unwrap();
+    let mut is_killed = false;
+    client.args([cluster.name_server(), "orders", "110"]);
+    let said = run_watching(&mut client, PATIENCE, |said| {
+        if !is_killed && said.contains("kill the leader") {
+            is_killed = true;
+            cluster.signal("-KILL", cluster.leader());
+        }
+    });
+    expect(CPP_1, said);
+    assert!(is_killed);
 }
 
 #[test]

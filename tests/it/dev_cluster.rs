@@ -1,5 +1,5 @@
-//! `stormglass dev` as people use it: a leader is killed in mid-traffic, and
-//! everything is there after a stop.
+//! `stormglass dev` as people use it: a leader is killed in mid-traffic,
+//! everything is there after a stop, and operators change who is in the set.
 
 use std::{
     collections::BTreeSet,
@@ -79,4 +79,64 @@ fn a_killed_leader_loses_nothing_that_was_acknowledged() {
         client.close().await;
     })
     .unwrap();
+}
+
+/// The number of the replica that leads.
+fn leads(rows: &[Value]) -> Option<u64> {
+    rows.iter().find(|row| row["state"] == "leads").and_then(|row| row["replica"].as_u64())
+}
+
+/// Whether these are the replicas, all voters, one leads and the others have all
+/// that it has.
+fn are_well(rows: &[Value], replicas: &[u64]) -> bool {
+    let is_well = |row: &Value| {
+        row["role"] == "voter"
+            && row["behind"] == 0
+            && (row["state"] == "leads" || row["state"] == "follows")
+    };
+    rows.iter().filter_map(|row| row["replica"].as_u64()).eq(replicas.iter().copied())
+        && rows.iter().all(is_well)
+        && leads(rows).is_some()
+}
+
+#[test]
+fn operators_hand_over_and_change_the_members_of_a_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(dir.path());
+    cluster.command(&["topic", "create", "orders"]).unwrap();
+    block_on(async {
+        let client = client(&cluster).await;
+        send(&client, 0, 50).await;
+        let first = leads(&cluster.status(|rows| are_well(rows, &[1, 2, 3]))).unwrap();
+        let second = first % 3 + 1;
+        cluster.command(&["cluster", "transfer", "--to", &second.to_string()]).unwrap();
+        cluster.status(|rows| leads(rows) == Some(second));
+        send(&client, 50, 50).await;
+
+        let addr = cluster.start_another(4).to_string();
+        cluster.command(&["cluster", "add", "4", &addr]).unwrap();
+        cluster.status(|rows| are_well(rows, &[1, 2, 3, 4]));
+        let again = cluster.command(&["cluster", "add", "4", &addr]).unwrap_err();
+        assert!(again.contains('4'), "{again}");
+        let unknown = cluster.command(&["cluster", "remove", "9"]).unwrap_err();
+        assert!(unknown.contains('9'), "{unknown}");
+
+        // Who leads hands over before it goes.
+        cluster.command(&["cluster", "remove", &second.to_string()]).unwrap();
+        let left: Vec<u64> = (1..=4).filter(|id| *id != second).collect();
+        let after = leads(&cluster.status(|rows| are_well(rows, &left))).unwrap();
+        send(&client, 100, 50).await;
+
+        // With one of the founders gone, the new one is half of the majority.
+        let victim = left.iter().find(|id| **id != 4 && (after == 4 || **id == after)).unwrap();
+        cluster.signal("-STOP", &format!("broker-{victim}"));
+        send(&client, 150, 50).await;
+        cluster.status(|rows| leads(rows).is_some_and(|id| id != *victim));
+        cluster.signal("-CONT", &format!("broker-{victim}"));
+        cluster.status(|rows| are_well(rows, &left));
+        all_come(&client, 200).await;
+        client.close().await;
+    })
+    .unwrap();
+    assert_eq!(cluster.stop(), 0);
 }

@@ -71,13 +71,85 @@ fn a_killed_broker_loses_nothing_under_async_flush_either() {
 }
 
 fn killed_in_traffic(flush: &str) {
-    let text = KILLED_IN_TRAFFIC.replace("FLUSH", flush);
-    let scenario = stormglass_scenarios::parse("real_smoke.rs", &text).unwrap();
+    holds(&KILLED_IN_TRAFFIC.replace("FLUSH", flush));
+}
+
+/// Runs a scenario for real; it must have had traffic.
+fn holds(text: &str) {
+    let scenario = stormglass_scenarios::parse("real_smoke.rs", text).unwrap();
     let run = run(&scenario, 1, World::Real, &Options::default());
     let record = record(&scenario, &run);
     assert!(run.passed(), "{}", failure_text(&record));
     let sent = run.coverage["send-ok"];
     assert!(sent > 500, "too little traffic: {sent} sent");
+}
+
+const LEADERS_GO: &str = "
+    name = 'leaders-go'
+    seeds = [1]
+    run_for = '8s'
+    settle = '60s'
+
+    [cluster]
+    brokers = 3
+    replicas = 3
+    election_timeout = '300ms'
+    topics = [{ name = 'orders', queues = 4 }]
+
+    [[workload]]
+    kind = 'produce'
+    topic = 'orders'
+    members = 2
+    rate = 100
+    keys = 8
+
+    [[workload]]
+    kind = 'transact'
+    name = 'deals'
+    topic = 'orders'
+    rate = 20
+
+    [[workload]]
+    kind = 'consume'
+    group = 'billing'
+    topics = ['orders']
+    members = 2
+    from = 'first'
+
+    [[workload]]
+    kind = 'consume'
+    group = 'audit'
+    topics = ['orders']
+    orderly = true
+    from = 'first'
+
+    [[fault]]
+    kind = 'kill'
+    at = '1s..1500ms'
+    node = 'leader'
+    restart_after = '500ms'
+
+    [[fault]]
+    kind = 'pause'
+    at = '3500ms'
+    node = 'leader'
+    for = '1s'
+
+    [[fault]]
+    kind = 'partition'
+    at = '6s'
+    a = ['leader']
+    b = ['followers']
+    for = '1s'
+
+    [expect]
+    at_least = { kill = 1, restart = 1, pause = 1, partition = 1, commit = 20 }
+    may_lose = 'nothing'
+";
+
+#[test]
+fn a_set_of_processes_loses_nothing_when_its_leaders_die_sleep_or_are_cut_off() {
+    holds(LEADERS_GO);
 }
 
 #[test]
