@@ -264,9 +264,10 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// After a failed sync the page cache holds clean pages that the disk never got
-/// (L2): what comes next must read what the disk has.
-fn forget_cache(root: &Path) -> io::Result<()> {
+/// Has the operating system forget what it holds of the files below a directory,
+/// but for what is not synced. After a failed sync it holds clean pages that the
+/// disk never got (L2): what comes next must read what the disk has.
+pub fn forget_cache(root: &Path) -> io::Result<()> {
     let mut files = Vec::new();
     list_below(root, "", &mut files)?;
     for (name, _) in files {

@@ -211,7 +211,8 @@ async fn best(admin: &mut Admin, replicas: Vec<SocketAddr>) -> io::Result<Cluste
     found
 }
 
-async fn status(admin: &mut Admin, addr: SocketAddr) -> io::Result<ClusterStatus> {
+/// What a replica says of its set.
+pub async fn status(admin: &mut Admin, addr: SocketAddr) -> io::Result<ClusterStatus> {
     let answer = admin.ask(addr, request::CLUSTER_STATUS, Fields::default()).await?;
     serde_json::from_slice(&succeeded(answer)?.body).map_err(|why| {
         io::Error::other(format!("{addr} gives an answer that makes no sense: {why}"))

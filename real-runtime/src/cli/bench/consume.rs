@@ -10,6 +10,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use stormglass_core::{
+    broker::LEADER_ID,
     message::sys_flag,
     wire::{
         Encoding, Frame,
@@ -21,7 +22,7 @@ use stormglass_core::{
 };
 use tokio::task::spawn_local;
 
-use super::{Read, SILENCE, Tally, target};
+use super::{Read, SILENCE, tally::Tally, target};
 use crate::cli::{
     admin::{Queue, succeeded},
     link::Link,
@@ -80,8 +81,15 @@ pub struct Reader {
     topic: String,
     group: String,
     batch: u32,
-    /// Where each queue goes on, and whether it has been asked.
-    queues: BTreeMap<u32, (i64, bool)>,
+    queues: BTreeMap<u32, Place>,
+}
+
+/// Where a queue goes on.
+struct Place {
+    offset: i64,
+    is_asked: bool,
+    /// The id of the broker that should be asked next.
+    suggested: i64,
 }
 
 impl Reader {
@@ -115,7 +123,19 @@ impl Reader {
     }
 
     pub fn follow(&mut self, queue: u32, offset: i64) {
-        self.queues.insert(queue, (offset, false));
+        let place = Place { offset, is_asked: false, suggested: LEADER_ID };
+        self.queues.insert(queue, place);
+    }
+
+    /// The same reader of the same group at another replica, still without queues.
+    pub async fn moved_to(self, broker: SocketAddr) -> io::Result<Reader> {
+        Ok(Reader { link: Link::connect(broker).await?, queues: BTreeMap::new(), ..self })
+    }
+
+    /// The broker that should be asked next for a queue, and for which offset;
+    /// none for one that is done.
+    pub fn goes_on_at(&self, queue: u32) -> Option<(i64, i64)> {
+        self.queues.get(&queue).map(|place| (place.suggested, place.offset))
     }
 
     /// Whether a queue is left that may have messages.
@@ -136,15 +156,17 @@ impl Reader {
             let answer = answer.decode()?;
             let queue = answer.opaque as u32;
             let Some(place) = self.queues.get_mut(&queue) else { continue };
-            let reply = PullReply::parse(&answer.fields);
-            match answer.code {
+            let (code, reply) = (answer.code, PullReply::parse(&answer.fields));
+            match code {
                 code::SUCCESS => split(answer.body, &mut bodies)?,
                 code::PULL_NOT_FOUND | code::PULL_RETRY_IMMEDIATELY | code::PULL_OFFSET_MOVED => {}
                 _ => return succeeded(answer).map(|_| bodies),
             }
             let reply = reply.map_err(io::Error::other)?;
-            *place = (reply.next_offset, false);
-            if hold.is_zero() && reply.next_offset >= reply.max_offset {
+            let (offset, suggested) = (reply.next_offset, reply.suggest_broker);
+            *place = Place { offset, is_asked: false, suggested };
+            let is_at_end = offset >= reply.max_offset && code != code::PULL_RETRY_IMMEDIATELY;
+            if hold.is_zero() && is_at_end {
                 self.queues.remove(&queue);
             }
         }
@@ -153,12 +175,12 @@ impl Reader {
 
     fn ask_all(&mut self, hold: Duration) {
         let suspend = if hold.is_zero() { 0 } else { pull_flag::SUSPEND };
-        for (queue, (offset, asked)) in self.queues.iter_mut().filter(|(_, (_, asked))| !asked) {
+        for (queue, place) in self.queues.iter_mut().filter(|(_, place)| !place.is_asked) {
             let header = PullHeader {
                 group: &self.group,
                 topic: &self.topic,
                 queue: *queue,
-                queue_offset: *offset,
+                queue_offset: place.offset,
                 max_messages: self.batch as i32,
                 sys_flag: pull_flag::SUBSCRIPTION | suspend,
                 commit_offset: 0,
@@ -173,7 +195,7 @@ impl Reader {
             let opaque = *queue as i32;
             let pull = Frame::request(request::PULL_MESSAGE, opaque, header.fields(), Bytes::new());
             self.link.push_frame(&pull.encoding(Encoding::Binary));
-            *asked = true;
+            place.is_asked = true;
         }
     }
 }

@@ -11,9 +11,10 @@ use stormglass_core::wire::request;
 use tokio::task::spawn_local;
 
 use super::{
-    Load, Tally,
+    Load,
     consume::{Reader, by_connection},
     produce::{self, Clock},
+    tally::Tally,
     target,
 };
 

@@ -1,13 +1,18 @@
 //! `stormglass bench`: a lean load generator for any broker that speaks
 //! RocketMQ remoting, and what the disk can do without a broker.
 
+mod catch_up;
+mod cold_reader;
 mod consume;
 mod e2e;
 mod latency;
+mod nodes;
 mod pace;
 mod produce;
+mod quorum;
 mod raw;
 mod server_cpu;
+mod tally;
 mod target;
 mod transact;
 
@@ -22,11 +27,10 @@ use serde_json::Value;
 
 use super::{
     admin::Server,
-    link::Answer,
     output::{Format, Table},
 };
-use latency::Latencies;
 use stormglass::on_tokio::block_on;
+use tally::{Tally, millis, rounded};
 
 /// A broker that answers nothing for so long has failed the run.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -44,6 +48,38 @@ pub enum Bench {
     Transact(Transact),
     /// Write and sync files of different preparation, without a broker.
     Disk(Disk),
+    /// Send to one broker and to a set of three by turns, and compare.
+    Quorum(Sets),
+    /// Send to a set of three while nobody reads, while a reader of a large
+    /// backlog reads from the leader, and while it goes where it is sent.
+    ColdReader(Backlog),
+    /// Bring up a replica of three that lost its disk.
+    CatchUp(Backlog),
+}
+
+/// Measurements that start their own nodes.
+#[derive(Debug, Args)]
+pub struct Sets {
+    /// Where the nodes keep their data meanwhile.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=(4 << 20)))]
+    pub size: u32,
+    /// Seconds of each turn.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Backlog {
+    #[command(flatten)]
+    pub sets: Sets,
+    /// Messages that are there before.
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub backlog: u64,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -118,13 +154,29 @@ pub struct Transact {
     pub leave_open: Option<u64>,
 }
 
+impl Common {
+    /// The topic of this name, at a cluster of our own.
+    fn of(server: Server, topic: &str) -> Common {
+        let (topic, output) = (topic.to_owned(), Format::default());
+        Common { server, topic, queues: 8, connections: 1, server_pid: None, output }
+    }
+}
+
 impl Transact {
     /// The plain messages of one turn.
     fn plain(&self, seconds: u64) -> Load {
+        let in_flight = self.in_flight;
+        Load { in_flight, ..Load::lasting(self.common.clone(), self.size, seconds) }
+    }
+}
+
+impl Load {
+    /// One message after the other, as fast as they are answered.
+    fn lasting(common: Common, size: u32, seconds: u64) -> Load {
         Load {
-            common: self.common.clone(),
-            size: self.size,
-            in_flight: self.in_flight,
+            common,
+            size,
+            in_flight: 1,
             batch: 1,
             rate: None,
             count: None,
@@ -133,9 +185,7 @@ impl Transact {
             raw_dir: None,
         }
     }
-}
 
-impl Load {
     fn lasts(&self) -> Duration {
         match (self.duration, self.count) {
             (Some(seconds), _) => Duration::from_secs(seconds),
@@ -176,39 +226,6 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What a run came to.
-#[derive(Default)]
-pub struct Tally {
-    pub messages: u64,
-    pub bytes: u64,
-    pub failed: u64,
-    pub first_failure: Option<String>,
-    pub latencies: Latencies,
-    /// From the first send or pull to the last message; without what a run
-    /// needs to begin and to end.
-    pub took: Duration,
-}
-
-impl Tally {
-    fn fail(&mut self, answer: Answer) -> io::Result<()> {
-        self.failed += 1;
-        if self.first_failure.is_none() {
-            let answer = answer.decode()?;
-            self.first_failure = Some(format!("code {}: {}", answer.code, answer.remark));
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, other: Tally) {
-        self.messages += other.messages;
-        self.bytes += other.bytes;
-        self.failed += other.failed;
-        self.first_failure = self.first_failure.take().or(other.first_failure);
-        self.latencies.merge(&other.latencies);
-        self.took = self.took.max(other.took);
-    }
-}
-
 impl Bench {
     pub fn run(self) -> io::Result<()> {
         match self {
@@ -219,6 +236,9 @@ impl Bench {
             Bench::Transact(transact) => block_on(transact::run(&transact))?,
             Bench::Consume(read) => measured(&read.common, None, || block_on(consume::run(&read))?),
             Bench::Disk(disk) => compare_segments(&disk),
+            Bench::Quorum(sets) => block_on(quorum::run(&sets))?,
+            Bench::ColdReader(backlog) => block_on(cold_reader::run(&backlog))?,
+            Bench::CatchUp(backlog) => block_on(catch_up::run(&backlog))?,
         }
     }
 }
@@ -307,14 +327,4 @@ fn compare_segments(disk: &Disk) -> io::Result<()> {
     }
     table.print(disk.output);
     Ok(())
-}
-
-fn millis(latency: Duration) -> Value {
-    if latency.is_zero() { Value::Null } else { rounded(latency.as_secs_f64() * 1e3, 3) }
-}
-
-fn rounded(number: f64, digits: i32) -> Value {
-    let scale = 10f64.powi(digits);
-    let rounded = (number * scale).round() / scale;
-    if digits == 0 { Value::from(rounded as u64) } else { Value::from(rounded) }
 }

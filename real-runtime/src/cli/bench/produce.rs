@@ -21,7 +21,7 @@ use stormglass_core::{
 };
 use tokio::{sync::mpsc, task::spawn_local};
 
-use super::{Load, SILENCE, Tally, pace, target};
+use super::{Load, SILENCE, pace, tally::Tally, target};
 use crate::cli::{
     admin::Queue,
     link::{Answer, Link, Template},

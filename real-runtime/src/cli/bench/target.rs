@@ -12,9 +12,21 @@ pub async fn find(common: &Common) -> io::Result<Vec<Queue>> {
     if admin.route(&common.topic).await?.is_none() {
         admin.create_topic(&common.topic, common.queues, false).await?;
     }
-    let queues = admin.queues(&common.topic).await?;
+    queues(&mut admin, &common.topic).await
+}
+
+/// The same of a cluster that has just begun: its name server does not know yet
+/// which topics there are (N2).
+pub async fn create(common: &Common) -> io::Result<Vec<Queue>> {
+    let mut admin = Admin::connect(&common.server).await?;
+    admin.create_topic(&common.topic, common.queues, false).await?;
+    queues(&mut admin, &common.topic).await
+}
+
+async fn queues(admin: &mut Admin, topic: &str) -> io::Result<Vec<Queue>> {
+    let queues = admin.queues(topic).await?;
     if queues.is_empty() {
-        return Err(io::Error::other(format!("{} has no queues that can be used", common.topic)));
+        return Err(io::Error::other(format!("{topic} has no queues that can be used")));
     }
     Ok(queues)
 }

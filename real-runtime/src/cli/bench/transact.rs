@@ -18,7 +18,11 @@ use stormglass_core::{
     },
 };
 
-use super::{SILENCE, Table, Tally, Transact, millis, produce, rounded, target};
+use super::{
+    SILENCE, Table, Transact, produce,
+    tally::{Tally, Turns, failed, millis, rounded},
+    target,
+};
 use crate::cli::{
     admin::parsed,
     link::{Answer, Link, Template},
@@ -48,47 +52,23 @@ pub async fn run(load: &Transact) -> io::Result<()> {
     let share = rounded(committed.rate() / plain.rate(), 3);
     let mut table =
         Table::new(&["what", "messages", "msgs/s", "p50_ms", "p99_ms", "failed", "of_plain"]);
-    table.row(plain.row("plain", Value::Null));
-    table.row(committed.row("transactions", share));
+    table.row(row(&plain, "plain", Value::Null));
+    table.row(row(&committed, "transactions", share));
     table.print(load.common.output);
     failed(plain.tally.first_failure.or(committed.tally.first_failure))
 }
 
-fn failed(failure: Option<String>) -> io::Result<()> {
-    match failure {
-        Some(why) => Err(io::Error::other(format!("requests failed: {why}"))),
-        None => Ok(()),
-    }
-}
-
-/// What the turns of one kind came to.
-#[derive(Default)]
-struct Turns {
-    tally: Tally,
-    spent: Duration,
-}
-
-impl Turns {
-    fn add(&mut self, turn: Tally) {
-        self.spent += turn.took;
-        self.tally.add(turn);
-    }
-
-    fn rate(&self) -> f64 {
-        self.tally.messages as f64 / self.spent.as_secs_f64().max(1e-6)
-    }
-
-    fn row(&self, what: &str, of_plain: Value) -> [Value; 7] {
-        [
-            what.into(),
-            self.tally.messages.into(),
-            rounded(self.rate(), 0),
-            millis(self.tally.latencies.quantile(0.5)),
-            millis(self.tally.latencies.quantile(0.99)),
-            self.tally.failed.into(),
-            of_plain,
-        ]
-    }
+fn row(turns: &Turns, what: &str, of_plain: Value) -> [Value; 7] {
+    let Tally { messages, latencies, failed, .. } = &turns.tally;
+    [
+        what.into(),
+        (*messages).into(),
+        rounded(turns.rate(), 0),
+        millis(latencies.quantile(0.5)),
+        millis(latencies.quantile(0.99)),
+        (*failed).into(),
+        of_plain,
+    ]
 }
 
 /// When to stop.
