@@ -110,6 +110,14 @@ impl Facts {
         replicas.map(|(_, node)| node.clock.passed(since, self.now)).max().unwrap_or(0)
     }
 
+    /// The most that the broker's clock would show by now if nobody had set it any
+    /// more since some moment from `from` on.
+    pub fn would_show(&self, broker: LaneId, from: u64) -> i64 {
+        let replicas = self.replicas(broker);
+        let most = replicas.map(|(_, node)| node.clock.would_show(from, self.now)).max();
+        most.unwrap_or(self.now as i64)
+    }
+
     /// When, by the world's time, the broker's clock shows this at the latest.
     pub fn when_shown(&self, broker: LaneId, shown: i64) -> u64 {
         let times = self.replicas(broker).map(|(_, node)| node.clock.when(shown, self.now));

@@ -56,6 +56,20 @@ impl WallClock {
         to.saturating_sub(from) as i64 + gained
     }
 
+    /// The most that it would show at `to` if nobody had set it any more since
+    /// some moment between these times.
+    pub fn would_show(&self, from: u64, to: u64) -> i64 {
+        let first = Setting::default();
+        let settings = std::iter::once(&first).chain(&self.settings);
+        let ends = self.settings.iter().map(|next| next.at).chain([u64::MAX]);
+        let known = settings.zip(ends).filter(|(set, end)| set.at <= to && *end > from);
+        let left_alone = known.map(|(set, end)| {
+            let end = end.min(to);
+            set.shows(end) + self.passed(end, to)
+        });
+        left_alone.max().unwrap_or(to as i64)
+    }
+
     /// When, by the world's time, it shows this, if it goes on as at `now`.
     pub fn when(&self, shown: i64, now: u64) -> u64 {
         (now as i64 + (shown - self.shows(now))).max(0) as u64
@@ -77,5 +91,6 @@ mod tests {
         assert_eq!(clock.range(150, 300), (150, 1_200));
         assert_eq!(clock.range(210, 300), (161, 260));
         assert_eq!(clock.when(360, 300), 400);
+        assert_eq!([clock.would_show(150, 300), clock.would_show(210, 300)], [1_310, 260]);
     }
 }

@@ -32,6 +32,30 @@ fn a_lease_is_exclusive_until_it_ends() {
     breaks!(after(60), Breach::Lease(lease::Breach::Late { .. }));
 }
 
+/// A wall clock that is set back while a lease runs neither ends nor lengthens it.
+#[test]
+fn a_lease_runs_by_a_clock_that_nobody_sets() {
+    let after = |secs: u64| {
+        let mut tale = Tale::new();
+        let members = ["c1", "c2"]
+            .map(|client| tale.join_as("billing", client, |started| started.access = Access::Pop));
+        let broker = tale.broker;
+        tale.push(broker, EventKind::ClockIs { ahead_us: 20_000_000, drift_ppm: 0 });
+        tale.wait_secs(60);
+        tale.send(1, 0);
+        // Thirty seconds, told by the clock that is ahead.
+        tale.lease(members[0], 1, 0, 50);
+        tale.wait_secs(1);
+        tale.push(broker, EventKind::ClockIs { ahead_us: 0, drift_ppm: 0 });
+        tale.wait_secs(secs);
+        let again = tale.lease(members[1], 1, 0, 30);
+        tale.ack(again);
+        tale
+    };
+    holds!(after(29));
+    breaks!(after(25), Breach::Lease(lease::Breach::Early { .. }));
+}
+
 #[test]
 fn acknowledged_is_done() {
     let (start, [_, other], delivery) = leased();
