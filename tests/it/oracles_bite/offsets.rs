@@ -103,6 +103,35 @@ fn nothing_older_undoes_a_reset() {
     breaks!(start, Breach::Offsets(offsets::Breach::Backwards { from: 3, to: 1, .. }));
 }
 
+/// Others have worked on since, from where the group was set back to.
+#[test]
+fn who_learns_late_of_a_reset_resets_nothing() {
+    let mut tale = Tale::new();
+    let early = tale.consumer("billing", "c1");
+    for (message, offset) in [(1, 0), (2, 1), (3, 2), (4, 3)] {
+        tale.send(message, offset);
+        tale.consume(early, message, offset);
+    }
+    tale.committed("billing", 4, 4);
+    tale.reset("billing", Answered::Ok, |tale| tale.committed("billing", 1, 4));
+    tale.read_from(early, 1, OffsetSource::Reset);
+    for (message, offset) in [(2, 1), (3, 2), (4, 3)] {
+        tale.consume(early, message, offset);
+    }
+    tale.committed("billing", 3, 4);
+    let late = tale.join("billing", "c2");
+    tale.assign(early, &[]);
+    tale.assign(late, &[0]);
+    tale.read_from(late, 3, OffsetSource::Reset);
+    let mut undone = tale.clone();
+    tale.committed("billing", 4, 4);
+    tale.consume(late, 4, 3);
+    holds!(tale);
+
+    undone.committed("billing", 1, 4);
+    breaks!(undone, Breach::Offsets(offsets::Breach::Backwards { from: 3, to: 1, .. }));
+}
+
 #[test]
 fn what_the_broker_took_back_may_be_passed() {
     let mut tale = Tale::new();

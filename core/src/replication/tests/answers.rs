@@ -84,6 +84,15 @@ fn appended(index: u64, life: u64) -> Body {
     Body::Appended { index: LogIndex(index), commit: LogIndex(0), echo }
 }
 
+fn heartbeat() -> Body {
+    Body::Heartbeat { commit: LogIndex(0), sent: Time(7) }
+}
+
+fn alive() -> Body {
+    let echo = Echo { sent: Time(7), life: 2, is_trusted: true, wants_snapshot: false };
+    Body::Alive { commit: LogIndex(0), echo }
+}
+
 fn canvass() -> Body {
     let last = Mark { term: Term(9), index: LogIndex(99) };
     Body::Canvass { pre: false, transfer: false, last, commit: Mark::default() }
@@ -121,6 +130,23 @@ fn under_async_flush_a_known_term_needs_no_sync() {
     assert_eq!(one.said(), [(2, appended(1, 1))]);
     one.hear(2, 1, append(1, 1, 2));
     assert_eq!(one.said(), [(2, appended(2, 1))]);
+}
+
+/// A slow disk does not end the lease of a leader who is heard (L8).
+#[test]
+fn who_is_heard_is_told_before_the_disk_is_through() {
+    let mut one = One::new(Flush::Sync);
+    one.hear(2, 1, heartbeat());
+    assert_eq!(one.said(), [], "the term is new");
+    one.begin_sync();
+    one.finish_sync();
+    assert_eq!(one.said(), [(2, alive())]);
+    one.hear(2, 1, append(0, 1, 1));
+    one.begin_sync();
+    one.hear(2, 1, heartbeat());
+    assert_eq!(one.said(), [(2, alive())], "while its entry is on its way to the disk");
+    one.finish_sync();
+    assert_eq!(one.said(), [(2, appended(1, 1))]);
 }
 
 /// The old leader must not learn of an entry that a new one has replaced.
