@@ -157,8 +157,7 @@ impl Client {
         topic: &str,
         queues: u32,
     ) -> Result<(), ClientError> {
-        let (cluster, topic) = (cluster.to_owned(), topic.to_owned());
-        self.ask(Ask::CreateTopic { cluster, topic, queues, order: false }).await.map(drop)
+        self.create(cluster, topic, queues, false).await
     }
 
     /// The same, and fixes the list of queues over which keys are spread: neither
@@ -170,8 +169,18 @@ impl Client {
         topic: &str,
         queues: u32,
     ) -> Result<(), ClientError> {
+        self.create(cluster, topic, queues, true).await
+    }
+
+    async fn create(
+        &self,
+        cluster: &str,
+        topic: &str,
+        queues: u32,
+        order: bool,
+    ) -> Result<(), ClientError> {
         let (cluster, topic) = (cluster.to_owned(), topic.to_owned());
-        self.ask(Ask::CreateTopic { cluster, topic, queues, order: true }).await.map(drop)
+        self.ask(Ask::CreateTopic { cluster, topic, queues, order }).await.map(drop)
     }
 
     pub async fn route(&self, topic: &str) -> Result<TopicRoute, ClientError> {
