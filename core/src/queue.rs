@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Corrupt, StoreError},
     ids::{Position, Shard},
-    log::Seal,
+    log::{CommitLog, Seal},
     runtime::{Disk, FileId},
 };
 use block::{BLOCK, Block, PER_BLOCK};
@@ -237,8 +237,9 @@ impl ConsumeQueue {
     /// Appends up to `limit` entries to `out`, from `offset` or the next one
     /// that exists, each with its offset.
     pub fn read<D: Disk>(
-        &self,
+        &mut self,
         disk: &mut D,
+        log: &CommitLog,
         offset: u64,
         limit: usize,
         out: &mut Vec<(u64, QueueEntry)>,
@@ -246,9 +247,15 @@ impl ConsumeQueue {
         let mut slot = self.slot_of(offset).max(self.min_slot);
         let end = slot.saturating_add(limit as u64).min(self.end_slot);
         while slot < end {
-            let block = self.load(disk, slot)?;
-            let block_end = block.end().min(end);
-            out.extend((slot..block_end).map(|slot| (self.offset_of(slot), block.entry(slot))));
+            let first = out.len();
+            let block_end = self.in_block(disk, log, slot, |block| {
+                let block_end = block.end().min(end);
+                out.extend((slot..block_end).map(|slot| (slot, block.entry(slot))));
+                block_end
+            })?;
+            for (at, _) in &mut out[first..] {
+                *at = self.offset_of(*at);
+            }
             slot = block_end;
         }
         Ok(())
@@ -257,14 +264,15 @@ impl ConsumeQueue {
     /// The first offset whose entry satisfies `pred`, or `max`. The entries
     /// that do must all come after those that do not.
     pub fn find_by<D: Disk>(
-        &self,
+        &mut self,
         disk: &mut D,
+        log: &CommitLog,
         mut pred: impl FnMut(&mut D, &QueueEntry) -> Result<bool, StoreError>,
     ) -> Result<u64, StoreError> {
         let (mut low, mut high) = (self.min_slot, self.end_slot);
         while low < high {
             let middle = low + (high - low) / 2;
-            let entry = self.load(disk, middle)?.entry(middle);
+            let entry = self.in_block(disk, log, middle, |block| block.entry(middle))?;
             if pred(disk, &entry)? {
                 high = middle;
             } else {
@@ -279,18 +287,19 @@ impl ConsumeQueue {
     pub fn expire<D: Disk>(
         &mut self,
         disk: &mut D,
+        log: &CommitLog,
         min_position: Position,
     ) -> Result<u64, StoreError> {
         let mut slot = self.min_slot;
         while slot < self.end_slot {
-            let block = self.load(disk, slot)?;
-            let end = block.end().min(self.end_slot);
-            match (slot..end).find(|slot| block.entry(*slot).position >= min_position) {
-                Some(kept) => {
-                    slot = kept;
-                    break;
-                }
-                None => slot = end,
+            let (kept, end) = self.in_block(disk, log, slot, |block| {
+                let end = block.end();
+                let mut kept = slot..end;
+                (kept.find(|slot| block.entry(*slot).position >= min_position), end)
+            })?;
+            slot = kept.unwrap_or(end);
+            if kept.is_some() {
+                break;
             }
         }
         let expired = slot - self.min_slot;

@@ -88,11 +88,11 @@ impl<D: Disk> Broker<D> {
             return Err(Rejected::new(code::SYSTEM_BUSY, remark));
         }
         let mut entries = Vec::new();
-        let index = &self.state.queue(key).index;
+        let index = &mut self.state.queue_mut(key).index;
         let from = header.from.max(index.min());
-        let (_, disk) = self.replica.parts();
+        let (log, disk) = self.replica.parts();
         index
-            .read(disk, from, limit::REPLAYED_AT_ONCE, &mut entries)
+            .read(disk, log, from, limit::REPLAYED_AT_ONCE, &mut entries)
             .map_err(|error| Rejected::new(code::SYSTEM_ERROR, error.to_string()))?;
         let mut reply = ReplayReply { replayed: 0, skipped: 0, failed: 0, next: header.to };
         let mut shows = Vec::new();

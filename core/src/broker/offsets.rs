@@ -138,7 +138,7 @@ impl<D: Disk> Broker<D> {
         }
         let mut first = Vec::new();
         let (log, disk) = self.replica.parts();
-        index.read(disk, 0, 1, &mut first).ok()?;
+        self.state.queue_mut(key).index.read(disk, log, 0, 1, &mut first).ok()?;
         let is_at_hand =
             first.first().is_none_or(|(_, entry)| log.end().0 - entry.position.0 < limit::AT_HAND);
         is_at_hand.then_some(0)
@@ -172,8 +172,8 @@ impl<D: Disk> Broker<D> {
 
     pub(super) fn offset_at(&mut self, to: QueueKey, timestamp: i64) -> Result<u64, Rejected> {
         let (log, disk) = self.replica.parts();
-        let index = &self.state.queue(to).index;
-        let found = index.find_by(disk, |disk, entry| {
+        let index = &mut self.state.queue_mut(to).index;
+        let found = index.find_by(disk, log, |disk, entry| {
             let part = log.read(disk, entry.position, entry.size)?;
             let stored = if Pointer::is_one(&part) {
                 Some(Pointer::decode(&part, entry.position)?.store_wall)

@@ -33,7 +33,7 @@ impl<D: Disk> Broker<D> {
     pub(super) fn recovered(&mut self, now: Now) -> Result<(), StoreError> {
         let (log, disk) = self.replica.parts();
         let (start, end) = (log.start(), log.end());
-        self.state.expire(disk, start)?;
+        self.state.expire(disk, log)?;
         let lost = self.state.timers.clamp(start, end);
         if lost > 0 {
             tracing::error!(lost, "delayed messages are not in the log any more");

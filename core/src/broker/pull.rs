@@ -204,7 +204,7 @@ impl<D: Disk> Broker<D> {
             let window = pull.max_messages.clamp(32, 512);
             let (log, disk) = self.replica.parts();
             let index = &mut self.state.queue_mut(pull.to).index;
-            let read = index.read_repairing(disk, log, pull.offset, window, &mut entries);
+            let read = index.read(disk, log, pull.offset, window, &mut entries);
             if let Err(error) = read {
                 break Some(error);
             }

@@ -147,8 +147,7 @@ impl<D: Disk> Broker<D> {
     fn drop_before(&mut self, to: Position) -> Result<(), StoreError> {
         if self.replica.expire(to)? > 0 {
             let (log, disk) = self.replica.parts();
-            let start = log.start();
-            self.state.expire(disk, start)?;
+            self.state.expire(disk, log)?;
         }
         Ok(())
     }
@@ -184,8 +183,8 @@ impl<D: Disk> Broker<D> {
         let mut needed = self.state.halves.low_water().unwrap_or(end);
         for (_, key, offset) in self.unread() {
             let mut entries = Vec::new();
-            let (_, disk) = self.replica.parts();
-            self.state.queue(key).index.read(disk, offset, 1, &mut entries)?;
+            let (log, disk) = self.replica.parts();
+            self.state.queue_mut(key).index.read(disk, log, offset, 1, &mut entries)?;
             needed = entries.first().map_or(needed, |(_, entry)| needed.min(entry.position));
         }
         Ok(needed)
@@ -195,9 +194,9 @@ impl<D: Disk> Broker<D> {
     fn losses(&mut self, to: Position) -> Result<Vec<(Name, Shard, u64)>, StoreError> {
         let mut losses = Vec::new();
         for (group, key, offset) in self.unread() {
-            let (_, disk) = self.replica.parts();
-            let index = &self.state.queue(key).index;
-            let kept = index.find_by(disk, |_, entry| Ok(entry.position >= to))?;
+            let (log, disk) = self.replica.parts();
+            let index = &mut self.state.queue_mut(key).index;
+            let kept = index.find_by(disk, log, |_, entry| Ok(entry.position >= to))?;
             let lost = kept.saturating_sub(offset.max(index.min()));
             if lost > 0 {
                 losses.push((group, self.state.shard(key), lost));

@@ -183,8 +183,9 @@ impl<D: Disk> Broker<D> {
         let offset = stored.queue_offset().ok_or_else(unknown)?;
         let key = self.state.find_queue(&shows.topic, shows.queue).ok_or_else(unknown)?;
         let mut entries = Vec::new();
-        let (_, disk) = self.replica.parts();
-        self.state.queue(key).index.read(disk, offset, 1, &mut entries).map_err(broken)?;
+        let (log, disk) = self.replica.parts();
+        let index = &mut self.state.queue_mut(key).index;
+        index.read(disk, log, offset, 1, &mut entries).map_err(broken)?;
         let is_there =
             entries.first().is_some_and(|(found, entry)| *found == offset && entry.position == at);
         if is_there { Ok((stored, shows, offset)) } else { Err(unknown()) }

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     error::{Corrupt, StoreError},
     ids::{Name, Position, Shard},
+    log::CommitLog,
     message::{Peek, property, tag_hash},
     pointer::{Held, Hold, Pointer, Settles},
     queue::{ConsumeQueue, QueueConfig, QueueEntry},
@@ -416,9 +417,10 @@ impl State {
     }
 
     /// Forgets what retention took from the front of the log.
-    pub fn expire(&mut self, disk: &mut impl Disk, start: Position) -> Result<(), StoreError> {
+    pub fn expire(&mut self, disk: &mut impl Disk, log: &CommitLog) -> Result<(), StoreError> {
+        let start = log.start();
         for queue in self.topics.iter_mut().flat_map(|topic| &mut topic.queues) {
-            self.expired += queue.index.expire(disk, start)?;
+            self.expired += queue.index.expire(disk, log, start)?;
         }
         self.halves.expire(start);
         self.roots.expire(start);

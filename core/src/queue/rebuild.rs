@@ -2,7 +2,7 @@
 
 use super::{
     ConsumeQueue, QueueConfig, QueueEntry, QueueSnapshot,
-    block::{self, PER_BLOCK},
+    block::{self, Block, PER_BLOCK},
 };
 use crate::{
     error::StoreError,
@@ -74,58 +74,56 @@ impl Rebuilding {
 const GONE: QueueEntry = QueueEntry { position: Position(0), size: 0, tag: 0 };
 
 impl ConsumeQueue {
-    /// [`read`](Self::read) that repairs the first damaged block it meets.
-    pub fn read_repairing<D: Disk>(
+    /// What `look` sees in the block that holds `slot`. A damaged one is first
+    /// made anew from the log.
+    pub(super) fn in_block<D: Disk, T>(
         &mut self,
         disk: &mut D,
         log: &CommitLog,
-        offset: u64,
-        limit: usize,
-        out: &mut Vec<(u64, QueueEntry)>,
-    ) -> Result<(), StoreError> {
-        let before = out.len();
-        match self.read(disk, offset, limit, out) {
+        slot: u64,
+        mut look: impl FnMut(&Block) -> T,
+    ) -> Result<T, StoreError> {
+        match self.load(disk, slot).map(|block| look(&block)) {
             Err(StoreError::Corrupt(damage)) => {
-                tracing::warn!(%damage, "rebuilding a block of a consume queue");
-                let next = out[before..].last().map_or(offset, |(last, _)| last + 1);
-                self.rebuild_block(disk, log, next)?;
-                self.read(disk, next, limit + before - out.len(), out)
+                tracing::warn!(%damage, "making a block of a consume queue anew");
+                self.rebuild_block(disk, log, slot)?;
+                self.load(disk, slot).map(|block| look(&block))
             }
             done => done,
         }
     }
 
-    /// Writes the block that holds `offset` anew, after `read` found it
-    /// `Corrupt`. Reads the log from the segment of the last entry before the
-    /// block to the block's own last: seconds, if segments are large. `Corrupt`
-    /// if the log does not have all of the block's messages.
-    pub fn rebuild_block<D: Disk>(
+    /// Reads the log from the segment of the last entry before the block to the
+    /// block's own last: seconds, if segments are large. `Corrupt` if the log does
+    /// not have all of the block's messages.
+    fn rebuild_block<D: Disk>(
         &mut self,
         disk: &mut D,
         log: &CommitLog,
-        offset: u64,
+        slot: u64,
     ) -> Result<(), StoreError> {
-        let slot = self.slot_of(offset).max(self.min_slot);
         let start = slot - slot % PER_BLOCK;
-        if start >= self.block_start() {
-            return Ok(());
-        }
         // Entries that have expired are read by nobody.
         let mut entries = vec![GONE; PER_BLOCK as usize];
         let mut wanted = self.min_slot.max(start);
-        let before = match start.checked_sub(1).filter(|before| *before >= self.min_slot) {
-            Some(before) => self.load(disk, before)?.entry(before).position,
-            None => log.start(),
-        };
-        let mut at = log.segment_start(before);
+        let before = self.last_intact(disk, start)?.map(|before| before.position);
+        let before = before.filter(|before| *before >= log.start());
+        let mut at = before.map_or(log.start(), |before| log.segment_start(before));
+        // The log's first messages may be gone before their entries are.
+        let mut may_lack = before.is_none();
         while wanted < start + PER_BLOCK
             && let Some(entry) = log.entry_at(disk, at)?
         {
             for (position, record) in &entry.parts {
-                if let Some(found) =
-                    self.entry_of(entry.kind, record, *position, self.offset_of(wanted))
-                    && wanted < start + PER_BLOCK
-                {
+                let Some((offset, found)) = self.entry_of(entry.kind, record, *position) else {
+                    continue;
+                };
+                let slot = self.slot_of(offset);
+                if slot == wanted || (slot > wanted && may_lack) {
+                    wanted = slot.min(start + PER_BLOCK);
+                }
+                may_lack = false;
+                if slot == wanted && wanted < start + PER_BLOCK {
                     entries[(wanted - start) as usize] = found;
                     wanted += 1;
                 }
@@ -145,16 +143,25 @@ impl ConsumeQueue {
         Ok(())
     }
 
-    /// What the queue says of this part of an entry, if it is this shard's
-    /// message `offset`.
-    fn entry_of(
+    /// The last entry before `slot` that can be read.
+    fn last_intact<D: Disk>(
         &self,
-        kind: Kind,
-        part: &[u8],
-        position: Position,
-        offset: u64,
-    ) -> Option<QueueEntry> {
-        let (topic, queue, found, tag): (Name, u32, u64, i64) = match kind {
+        disk: &mut D,
+        mut slot: u64,
+    ) -> Result<Option<QueueEntry>, StoreError> {
+        while slot > self.min_slot {
+            match self.load(disk, slot - 1) {
+                Ok(block) => return Ok(Some(block.entry(slot - 1))),
+                Err(StoreError::Corrupt(_)) => slot = (slot - 1) - (slot - 1) % PER_BLOCK,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Offset and entry of this part of the log, if it is of this shard.
+    fn entry_of(&self, kind: Kind, part: &[u8], position: Position) -> Option<(u64, QueueEntry)> {
+        let (topic, queue, offset, tag): (Name, u32, u64, i64) = match kind {
             Kind::Messages => {
                 let peek = Peek(part);
                 let tag = peek.properties()?.get(property::TAGS).map_or(0, tag_hash);
@@ -166,7 +173,7 @@ impl ConsumeQueue {
             }
             Kind::Command | Kind::Mark | Kind::Held | Kind::Configuration => return None,
         };
-        let is_ours = (&*topic, queue, found) == (&*self.shard.topic, self.shard.queue, offset);
-        is_ours.then_some(QueueEntry { position, size: part.len() as u32, tag })
+        let is_ours = (&*topic, queue) == (&*self.shard.topic, self.shard.queue);
+        is_ours.then_some((offset, QueueEntry { position, size: part.len() as u32, tag }))
     }
 }

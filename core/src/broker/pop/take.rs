@@ -102,7 +102,7 @@ impl<D: Disk> Broker<D> {
             entries.clear();
             let (log, disk) = self.replica.parts();
             let index = &mut self.state.queue_mut(key).index;
-            index.read_repairing(disk, log, at, 64, &mut entries)?;
+            index.read(disk, log, at, 64, &mut entries)?;
             if entries.is_empty() {
                 at = end;
             }
@@ -152,7 +152,7 @@ impl<D: Disk> Broker<D> {
         let mut entries = Vec::new();
         let (log, disk) = self.replica.parts();
         let index = &mut self.state.queue_mut(key).index;
-        index.read_repairing(disk, log, offset, 1, &mut entries)?;
+        index.read(disk, log, offset, 1, &mut entries)?;
         Ok(entries.first().filter(|(found, _)| *found == offset).map(|(_, entry)| *entry))
     }
 }
