@@ -12,8 +12,10 @@ mod cluster;
 mod command;
 mod dead_letters;
 mod delay;
+mod ending;
 mod follow;
 mod halves;
+mod interface;
 mod leases;
 mod locks;
 mod members;
@@ -45,7 +47,6 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
-    net::SocketAddr,
 };
 
 use self::{
@@ -72,6 +73,7 @@ pub use self::{
     command::{Command, GroupConfig, OffsetCommit, TopicConfig},
     config::BrokerConfig,
     halves::Totals,
+    interface::{Input, Output, Phase},
     locks::Owner,
     register::{BrokerRole, LEADER_ID},
     transactions::CheckBack,
@@ -79,98 +81,13 @@ pub use self::{
 };
 use crate::{
     error::StoreError,
-    ids::{ConnId, LogIndex, Name, NodeId, Shard, Term},
+    ids::{ConnId, LogIndex, Name, Shard, Term},
     log::{self, Base, Draft, SyncTicket},
-    peer,
     replication::{Flush, Folded, Replica},
     rng::Rng,
     runtime::Disk,
     time::{Now, Time},
-    wire::{Frame, frame::Packet},
 };
-
-/// What happens to a broker.
-#[derive(Debug)]
-pub enum Input {
-    /// A connection was accepted, or one to the name server of this number
-    /// (in `BrokerConfig::name_servers`) was made.
-    Connected {
-        conn: ConnId,
-        peer: SocketAddr,
-        name_server: Option<usize>,
-    },
-    Frame {
-        conn: ConnId,
-        frame: Frame,
-    },
-    Closed {
-        conn: ConnId,
-    },
-    /// A connection to a name server could not be made.
-    DialFailed {
-        name_server: usize,
-    },
-    Synced {
-        ticket: SyncTicket,
-        result: io::Result<()>,
-    },
-    /// Another replica of this broker's set sent this.
-    Peer(peer::Message),
-    /// What was sent to another replica may be lost.
-    PeerLost(NodeId),
-    /// Finish: make everything durable, say so in the log, and end.
-    Stop,
-}
-
-/// What a broker wants done.
-pub enum Output<D: Disk> {
-    Send {
-        conn: ConnId,
-        packet: Packet,
-    },
-    Close {
-        conn: ConnId,
-    },
-    /// Await this, then hand in `Input::Synced`.
-    Sync {
-        ticket: SyncTicket,
-        done: D::Sync,
-    },
-    /// Connect to a name server, then hand in `Connected` or `DialFailed`.
-    Dial {
-        name_server: usize,
-        addr: SocketAddr,
-    },
-    /// For another replica; may be lost.
-    Peer(peer::Message),
-    /// Where all replicas of the set are from now on, this one too.
-    Peers(BTreeMap<NodeId, SocketAddr>),
-    /// Topics or the broker's role changed: the name server on the same node
-    /// shall know. First when it is known what the broker is to its set.
-    Registered,
-    /// The broker ended in order.
-    Stopped,
-    /// The store failed (L2). Or the broker must be opened again, because another
-    /// replica leads now (`NotLeader`) or the log was given up (`Replaced`).
-    Failed(StoreError),
-}
-
-/// How far a broker is between its start and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The log's tail is made durable, then applied; in a replica set, for as
-    /// long as another one leads.
-    Recovering,
-    /// The record that opens this term is on its way.
-    Starting,
-    /// The disk has no room for that record: what is stored can be read, and
-    /// nothing else is taken until there is room.
-    Full,
-    Serving,
-    /// What was taken is made durable, then the note that it is.
-    Stopping,
-    Ended,
-}
 
 /// One broker. See the module's documentation.
 pub struct Broker<D: Disk> {
@@ -478,55 +395,6 @@ impl<D: Disk> Broker<D> {
             return Ok(());
         }
         self.replica.prepare()
-    }
-
-    fn stop(&mut self) -> Result<(), StoreError> {
-        match self.phase {
-            Phase::Serving => {
-                self.flush_all_offsets()?;
-                self.replica.hand_over(None);
-                self.phase = Phase::Stopping;
-            }
-            Phase::Recovering | Phase::Starting | Phase::Full => {
-                // Nothing was promised yet, so there is nothing to finish.
-                self.phase = Phase::Ended;
-                self.outputs.push_back(Output::Stopped);
-            }
-            Phase::Stopping | Phase::Ended => {}
-        }
-        Ok(())
-    }
-
-    /// Everything durable first, then the note that it is, then the end.
-    fn advance_stop(&mut self, now: Now) -> Result<(), StoreError> {
-        if self.replica.is_syncing() || self.stop_noted.is_some() {
-            return Ok(());
-        }
-        if self.replica.is_handing_over() {
-            if let Some((ticket, done)) = self.replica.begin_sync(now.mono) {
-                self.outputs.push_back(Output::Sync { ticket, done });
-            }
-            return Ok(());
-        }
-        if self.replica.undurable() == 0 {
-            self.replica.close()?;
-        }
-        let is_noted = self.replica.undurable() == 0;
-        if let Some((ticket, done)) = self.replica.sync_with(now.mono, &[]) {
-            self.stop_noted = is_noted.then_some(ticket);
-            self.outputs.push_back(Output::Sync { ticket, done });
-        }
-        Ok(())
-    }
-
-    /// Ends on the spot. What was proposed has an unknown outcome: connections
-    /// are closed rather than answered, for an answer could be wrong.
-    fn fail(&mut self, error: StoreError) {
-        self.phase = Phase::Ended;
-        self.outputs.retain(|output| !matches!(output, Output::Send { .. }));
-        let conns: Vec<ConnId> = self.sessions.ids().collect();
-        self.outputs.extend(conns.into_iter().map(|conn| Output::Close { conn }));
-        self.outputs.push_back(Output::Failed(error));
     }
 
     fn closed(&mut self, now: Now, conn: ConnId) {
