@@ -12,11 +12,11 @@ use stormglass_core::{
         Fields,
         body::{ClusterStatus, MemberChange, ReplicaRole},
         code,
-        header::TransferLeaderHeader,
+        header::{TransferLeaderHeader, pull_flag},
         request,
     },
 };
-use stormglass_tests::by_hand::{ByHand, Sent, send_fields, small_config};
+use stormglass_tests::by_hand::{ByHand, Sent, pull_fields, send_fields, small_config};
 
 const STEP: Duration = Duration::from_millis(1);
 
@@ -243,6 +243,28 @@ fn an_orderly_stop_hands_over() {
     }
     assert!(set.nodes[old].broker.is_none(), "it ended");
     assert!((0..3).any(|at| set.nodes[at].is_serving()), "nobody had to time out");
+}
+
+/// Nothing else can be done before somebody leads: what falls due until then is
+/// no reason to be called again and again.
+#[test]
+fn a_leader_whose_successor_is_silent_sleeps_meanwhile() {
+    let mut set = Set::new();
+    let leader = set.leader();
+    assert_eq!(set.send(leader, "a"), ok(0));
+    let fields = pull_fields("t", 0, 1, pull_flag::SUSPEND, 20);
+    set.nodes[leader].request(request::PULL_MESSAGE, fields, Vec::new());
+    let fields = TransferLeaderHeader { to: None }.fields();
+    let answer = set.nodes[leader].ask(request::TRANSFER_LEADER, fields, Vec::new());
+    assert_eq!(answer.unwrap().code, code::SUCCESS);
+    let mut slept = Duration::ZERO;
+    while set.nodes[leader].is_serving() && slept < Duration::from_millis(50) {
+        set.nodes[leader].pass(STEP);
+        slept += STEP;
+        let node = &set.nodes[leader];
+        assert!(node.broker.as_ref().unwrap().deadline() > node.now.mono, "after {slept:?}");
+    }
+    assert!(slept > Duration::from_millis(20), "the pull fell due");
 }
 
 /// Messages of so many kilobytes altogether; returns what the queue holds.

@@ -49,10 +49,14 @@ impl<D: Disk> Broker<D> {
         Err(StoreError::NotLeader)
     }
 
-    /// Whether a successor is being asked to lead: nothing can be proposed, and
-    /// what is committed is still applied and answered.
+    /// Whether a successor is being asked to lead: nothing can be proposed.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.is_serving() && self.replica.is_handing_over()
+    }
+
+    /// Meanwhile, what is committed is still applied and answered.
     pub(super) fn hands_over(&mut self, now: Now) -> Result<bool, StoreError> {
-        if !self.is_serving() || !self.replica.is_handing_over() {
+        if !self.is_handing_over() {
             return Ok(false);
         }
         self.replica.write(now.mono)?;

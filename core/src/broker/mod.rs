@@ -299,13 +299,19 @@ impl<D: Disk> Broker<D> {
         if self.phase == Phase::Ended {
             return Time::MAX;
         }
-        let always =
-            [self.replica.deadline(), self.registration.deadline(), self.redirects.deadline()];
+        let earliest = |all: &[Option<Time>]| all.iter().flatten().min().copied();
+        let always = earliest(&[self.replica.deadline(), self.redirects.deadline()]);
+        if self.is_handing_over() {
+            // The rest waits until somebody leads: see `hands_over`.
+            return always.unwrap_or(Time::MAX);
+        }
+        let always = earliest(&[always, self.registration.deadline()]);
         if self.phase == Phase::Recovering {
             // The rest waits until there is something to serve: see `follow`.
-            return always.into_iter().flatten().min().unwrap_or(Time::MAX);
+            return always.unwrap_or(Time::MAX);
         }
-        [
+        let all = earliest(&[
+            always,
             self.parked.deadline(),
             self.offsets_due,
             self.retention.deadline(),
@@ -315,12 +321,8 @@ impl<D: Disk> Broker<D> {
             self.transactions.deadline(),
             self.firing.deadline(),
             self.opening.deadline(),
-        ]
-        .into_iter()
-        .chain(always)
-        .flatten()
-        .min()
-        .unwrap_or(Time::MAX)
+        ]);
+        all.unwrap_or(Time::MAX)
     }
 
     pub fn phase(&self) -> Phase {
