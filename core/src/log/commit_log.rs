@@ -263,7 +263,8 @@ impl CommitLog {
             self.phase = Phase::Stopped;
             return Err(segment::failed("syncing", self.active().start, error));
         }
-        let up_to = ticket.up_to.min(self.syncs.ceiling);
+        // It may have begun before the log was filled anew, from farther on.
+        let up_to = ticket.up_to.min(self.syncs.ceiling).max(self.start());
         assert!(up_to >= self.durable, "only a truncation moves the durable end back");
         self.durable = up_to;
         self.syncs.finished = ticket.number;

@@ -240,3 +240,26 @@ fn a_log_that_began_alone_goes_on_in_a_group() {
     }
     node.check_index();
 }
+
+/// The leader has dropped what comes next, and offers what it still has.
+#[test]
+fn a_log_that_is_filled_from_farther_on_during_a_sync_is_durable_up_to_there() {
+    let mut node = Node::new(1);
+    node.config.replicas = Replicas::Group { founding: false };
+    node.open(0).unwrap();
+    let begin_at = |node: &mut Node, segment: u64| {
+        let position = Position(segment * node.config.segment_bytes);
+        let base = Base { position, index: LogIndex(9 * segment), term: Term(0) };
+        let (log, _) = node.log.as_mut().unwrap();
+        log.begin_at(&mut node.disk, base).unwrap();
+        position
+    };
+    begin_at(&mut node, 1);
+    perform(&mut node, &Op::SyncAll).unwrap();
+    perform(&mut node, &Op::Append(Kind::Command, vec![50])).unwrap();
+    node.write().unwrap();
+    node.begin_sync().unwrap();
+    let farther = begin_at(&mut node, 3);
+    node.finish_sync().unwrap();
+    assert_eq!(node.log.as_ref().unwrap().0.durable(), farther);
+}
