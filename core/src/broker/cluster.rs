@@ -79,7 +79,9 @@ impl<D: Disk> Broker<D> {
                 Change::Add { id: node(by)?, address, replaces: Some(node(id)?) }
             }
         };
-        self.leads()?;
+        if self.leads(conn, frame)?.is_none() {
+            return Ok(());
+        }
         let place = match self.replica.change(change) {
             Ok(Ok(place)) => place,
             Ok(Err(refused)) => return Err(refusal(refused)),
@@ -92,7 +94,7 @@ impl<D: Disk> Broker<D> {
 
     pub(super) fn transfer_leader(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Rejected> {
         let to = TransferLeaderHeader::parse(&frame.fields)?.to.map(NodeId);
-        let me = self.leads()?;
+        let Some(me) = self.leads(conn, frame)? else { return Ok(()) };
         if to != Some(me) && !self.replica.hand_over(to) {
             let who = to.map_or("no other replica".to_owned(), |to| {
                 format!("replica {to} is not one that")
@@ -114,17 +116,15 @@ impl<D: Disk> Broker<D> {
         }
     }
 
-    /// The own number, if this replica leads.
-    fn leads(&self) -> Result<NodeId, Rejected> {
+    /// The own number, if this replica leads; otherwise it has answered who does.
+    fn leads(&mut self, conn: ConnId, frame: &Frame) -> Result<Option<NodeId>, Rejected> {
         let member = self.member()?;
+        let me = member.id();
         if self.is_serving() && member.role() == Role::Leader {
-            return Ok(member.id());
+            return Ok(Some(me));
         }
-        let remark = match member.role() {
-            Role::Follower(Some(leader)) => format!("replica {leader} leads"),
-            _ => "no leader is known".into(),
-        };
-        Err(Rejected::new(code::NOT_LEADER, remark))
+        self.refuse_to_lead(conn, frame.reply_to(), code::NOT_LEADER);
+        Ok(None)
     }
 }
 

@@ -29,7 +29,7 @@ impl<D: Disk> Broker<D> {
         } else if self.is_following() {
             self.request_of_follower(now, conn, frame)
         } else {
-            return self.refuse_to_lead(conn, reply_to);
+            return self.refuse_to_lead(conn, reply_to, code::SYSTEM_BUSY);
         };
         if let Err(rejected) = handled {
             self.refuse(conn, reply_to, rejected);
@@ -58,15 +58,15 @@ impl<D: Disk> Broker<D> {
             request::HEART_BEAT => self.heartbeat(now, conn, frame),
             request::UNREGISTER_CLIENT => self.unregister_client(conn, &frame),
             _ => {
-                self.refuse_to_lead(conn, frame.reply_to());
+                self.refuse_to_lead(conn, frame.reply_to(), code::SYSTEM_BUSY);
                 Ok(())
             }
         }
     }
 
     /// Nothing was done, and another broker may do it at once: RocketMQ's clients
-    /// try one after this code, ours knows which.
-    fn refuse_to_lead(&mut self, conn: ConnId, reply_to: ReplyTo) {
+    /// try one after `SYSTEM_BUSY`, ours knows which.
+    pub(super) fn refuse_to_lead(&mut self, conn: ConnId, reply_to: ReplyTo, code: i32) {
         let (fields, remark) = match &self.config.replica_set {
             None => (Fields::default(), "[REJECTREQUEST] the broker is not ready"),
             Some(set) => {
@@ -78,7 +78,7 @@ impl<D: Disk> Broker<D> {
             }
         };
         self.counters.refused += 1;
-        self.reply(conn, reply_to, code::SYSTEM_BUSY, remark, fields, Vec::new());
+        self.reply(conn, reply_to, code, remark, fields, Vec::new());
     }
 
     fn request(&mut self, now: Now, conn: ConnId, frame: Frame) -> Result<(), Rejected> {

@@ -11,7 +11,7 @@ use crate::{
     message::{self, Properties, Record, property},
     wire::{
         RecallHandle,
-        body::{ClusterInfo, HalfInfo, SubscriptionGroup, TopicRoute},
+        body::{ClusterInfo, ClusterStatus, HalfInfo, MemberChange, SubscriptionGroup, TopicRoute},
         code,
         header::Resolution,
     },
@@ -326,6 +326,12 @@ pub enum Ask {
     /// once it has begun to; refused if nobody else can lead now. Any topic tells
     /// where the leader is.
     TransferLeader { topic: String, broker: String },
+    /// Who is in a replica set, and how far, as whoever is believed to lead it
+    /// says: [`Answer::Set`].
+    SetStatus { topic: String, broker: String },
+    /// Changes who is in a replica set: [`Answer::Done`] once that has begun. An
+    /// earlier try may be what made it so, or what is in its way.
+    ChangeMembers { topic: String, broker: String, change: MemberChange },
     /// Takes a delayed message back: [`Answer::Done`]; refused if it is no
     /// longer delayed.
     Recall { handle: RecallHandle },
@@ -357,6 +363,7 @@ pub enum Answer {
     Route(TopicRoute),
     Queues(Vec<MessageQueue>),
     Cluster(ClusterInfo),
+    Set(ClusterStatus),
     Members(Vec<String>),
     Offset(i64),
     /// None: the group never committed one.

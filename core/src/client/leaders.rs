@@ -65,7 +65,8 @@ impl Leaders {
 
 /// What an answer says about who leads, if it is a refusal for that reason.
 pub fn not_leader(frame: &Frame) -> Option<NotLeader> {
-    NotLeader::parse(&frame.fields).ok().filter(|_| frame.code == code::SYSTEM_BUSY)
+    let refuses = matches!(frame.code, code::SYSTEM_BUSY | code::NOT_LEADER);
+    NotLeader::parse(&frame.fields).ok().filter(|_| refuses)
 }
 
 impl Routes {

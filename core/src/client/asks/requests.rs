@@ -13,7 +13,10 @@ use crate::{
     message::{Properties, Record, property},
     wire::{
         Fields, Frame,
-        body::{ClusterInfo, ConsumerIds, HalfList, OrderList, TagFilter, TopicRoute, perm},
+        body::{
+            ClusterInfo, ClusterStatus, ConsumerIds, HalfList, OrderList, TagFilter, TopicRoute,
+            perm,
+        },
         code,
         header::{
             CreateTopicHeader, GroupHeader, ListHalvesHeader, OffsetReply, PullHeader, PullReply,
@@ -58,7 +61,9 @@ pub fn whom(ask: &Ask) -> Whom<'_> {
         }
         Ask::ParkedHalves { topic, broker }
         | Ask::ResumeChecks { topic, broker, .. }
-        | Ask::TransferLeader { topic, broker } => Whom::Master(topic, broker),
+        | Ask::TransferLeader { topic, broker }
+        | Ask::SetStatus { topic, broker }
+        | Ask::ChangeMembers { topic, broker, .. } => Whom::Master(topic, broker),
         Ask::Recall { handle } => Whom::Master(&handle.topic, &handle.broker),
         Ask::EndTransaction { half, .. } => Whom::MasterNear(half),
     }
@@ -103,6 +108,10 @@ pub fn request_of(cx: &Context, ask: &Ask, order: Option<&OrderList>) -> (i32, F
         }
         Ask::TransferLeader { .. } => {
             (request::TRANSFER_LEADER, TransferLeaderHeader { to: None }.fields())
+        }
+        Ask::SetStatus { .. } => (request::CLUSTER_STATUS, Fields::default()),
+        Ask::ChangeMembers { change, .. } => {
+            return (request::CHANGE_MEMBERS, Fields::default(), change.to_bytes());
         }
         Ask::GroupMembers { group, .. } => {
             (request::GET_CONSUMER_LIST_BY_GROUP, GroupHeader { group }.fields())
@@ -213,6 +222,9 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         _ if frame.code != code::SUCCESS => Err(refusal(frame)),
         Ask::Route { .. } => TopicRoute::parse(&frame.body).map(Answer::Route).map_err(unusable),
         Ask::Cluster => ClusterInfo::parse(&frame.body).map(Answer::Cluster).map_err(unusable),
+        Ask::SetStatus { .. } => {
+            ClusterStatus::parse(&frame.body).map(Answer::Set).map_err(unusable)
+        }
         Ask::GroupMembers { .. } => ConsumerIds::parse(&frame.body)
             .map(|members| Answer::Members(members.ids))
             .map_err(unusable),
@@ -233,6 +245,7 @@ pub fn read_answer(ask: &Ask, frame: Frame) -> Result<Answer, ClientError> {
         | Ask::ResetOffset { .. }
         | Ask::ResumeChecks { .. }
         | Ask::TransferLeader { .. }
+        | Ask::ChangeMembers { .. }
         | Ask::EndTransaction { .. }
         | Ask::Recall { .. }
         | Ask::Ack { .. }

@@ -59,6 +59,19 @@ fn a_dead_leader_is_succeeded_without_the_name_servers() {
     assert_eq!(ok(&rig, later), (rig.now, 1));
 }
 
+#[test]
+fn what_an_operator_asks_of_a_leader_finds_it_too() {
+    let mut rig = rig();
+    rig.tables.led_by(3, 2);
+    let (topic, broker) = ("orders".to_owned(), broker_name(1));
+    let start = rig.now;
+    let ticket = rig.command(Command::Ask(Ask::TransferLeader { topic, broker }));
+    rig.run_for(TIMEOUT);
+    let Some((at, Done::Answered(Ok(Answer::Done)))) = rig.outcome(ticket) else { panic!() };
+    assert!(at.since(start) < Duration::from_millis(500));
+    assert_eq!(asked(&rig, request::TRANSFER_LEADER), [1, 3]);
+}
+
 /// An election takes time; what is refused meanwhile was never stored, so a
 /// send has all its time for it.
 #[test]

@@ -120,7 +120,9 @@ impl Tables {
     pub fn answer(&mut self, addr: SocketAddr, frame: &Frame) -> Option<(i32, Fields, Bytes)> {
         let reads = matches!(frame.code, request::HEART_BEAT | request::PULL_MESSAGE);
         if let Some(says) = self.following.get(&addr).filter(|_| !reads) {
-            return Some((code::SYSTEM_BUSY, says.fields(), Bytes::new()));
+            let is_operators = frame.code == request::TRANSFER_LEADER;
+            let code = if is_operators { code::NOT_LEADER } else { code::SYSTEM_BUSY };
+            return Some((code, says.fields(), Bytes::new()));
         }
         let suggested = self.suggested.get(&addr).copied().unwrap_or(0);
         let addr = if self.set.contains(&addr) { self.set[0] } else { addr };
@@ -221,6 +223,7 @@ impl Tables {
             | request::HEART_BEAT
             | request::UNREGISTER_CLIENT
             | request::UPDATE_AND_CREATE_TOPIC
+            | request::TRANSFER_LEADER
             | request::END_TRANSACTION => ok(Fields::default()),
             other => panic!("no table answers {other}"),
         }
