@@ -36,8 +36,15 @@ pub(crate) const ROLE_WORDS: [&str; 5] =
 
 /// Kinds of workloads and of operations.
 pub(crate) const WORKLOADS: [&str; 5] = ["produce", "transact", "consume", "pull", "pop"];
-pub(crate) const OPERATIONS: [&str; 4] =
-    ["grow-topic", "reset-offset", "resume-parked", "transfer-leader"];
+pub(crate) const OPERATIONS: [&str; 7] = [
+    "grow-topic",
+    "reset-offset",
+    "resume-parked",
+    "transfer-leader",
+    "add-replica",
+    "remove-replica",
+    "replace-replica",
+];
 
 /// Faults that a run survives whenever they strike; `[chaos]` draws from them.
 pub const RECOVERABLE: [&str; 14] = [

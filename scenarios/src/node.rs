@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     role_word::RoleWord,
-    scenario::Scenario,
+    scenario::{Cluster, Scenario},
     workload::{Workload, WorkloadKind},
 };
 
@@ -23,8 +23,17 @@ pub struct Node {
 pub struct ReplicaSet {
     /// What clients know its queues by: `set-1`, or the only broker's id.
     pub name: String,
-    /// Their ids.
+    /// The ids of its founders.
     pub brokers: Vec<String>,
+    /// The ids of those that may join it.
+    pub spares: Vec<String>,
+}
+
+impl ReplicaSet {
+    /// Whoever is or may become a replica of it, in the order of their seats.
+    pub fn nodes(&self) -> impl Iterator<Item = &String> {
+        self.brokers.iter().chain(&self.spares)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +53,9 @@ impl Scenario {
         let machine = |id, role| Node { id, role, start_at: Duration::ZERO };
         let names = (1..=self.cluster.name_servers)
             .map(|n| machine(format!("names-{n}"), Role::NameServer));
-        let brokers =
-            (1..=self.cluster.brokers).map(|n| machine(format!("broker-{n}"), Role::Broker));
+        let Cluster { brokers, replicas, spares, .. } = self.cluster;
+        let all = brokers + brokers / replicas * spares;
+        let brokers = (1..=all).map(|n| machine(format!("broker-{n}"), Role::Broker));
         let members = self.workloads.iter().enumerate().flat_map(|(index, workload)| {
             (0..workload.members).map(move |member| Node {
                 id: format!("{}-{}", workload.nodes(), member + 1),
@@ -59,18 +69,20 @@ impl Scenario {
     /// The brokers as sets, in the order of their numbers; each on its own if
     /// they are not replicated.
     pub fn sets(&self) -> Vec<ReplicaSet> {
-        let replicas = self.cluster.replicas;
+        let Cluster { brokers, replicas, spares, .. } = self.cluster;
+        let nodes = |after: u32, count: u32| -> Vec<String> {
+            (after + 1..=after + count).map(|n| format!("broker-{n}")).collect()
+        };
         let set = |set: u32| {
-            let first = set * replicas;
-            let brokers = (first + 1..=first + replicas).map(|n| format!("broker-{n}"));
-            let brokers: Vec<String> = brokers.collect();
-            let name = match &*brokers {
+            let founders = nodes(set * replicas, replicas);
+            let name = match &*founders {
                 [only] => only.clone(),
                 _ => format!("set-{}", set + 1),
             };
-            ReplicaSet { name, brokers }
+            let spares = nodes(brokers + set * spares, spares);
+            ReplicaSet { name, brokers: founders, spares }
         };
-        (0..self.cluster.brokers / replicas).map(set).collect()
+        (0..brokers / replicas).map(set).collect()
     }
 
     /// The ids that a word in a fault may stand for: a node's own id, a set
@@ -85,7 +97,7 @@ impl Scenario {
                 .into_iter()
                 .nth(role.set)
                 .filter(|set| role.count(set.brokers.len()) > 0);
-            return set.map_or_else(Vec::new, |set| set.brokers);
+            return set.map_or_else(Vec::new, |set| set.nodes().cloned().collect());
         }
         let means = |node: &Node| match node.role {
             Role::NameServer => ["names", "name"].contains(&set),

@@ -26,6 +26,12 @@ pub enum OperationKind {
     ResumeParked(ResumeParked),
     /// The leader of each replica set hands over.
     TransferLeader(TransferLeader),
+    /// A spare broker joins its replica set.
+    AddReplica(AddReplica),
+    /// A broker leaves its replica set.
+    RemoveReplica(RemoveReplica),
+    /// A spare broker takes another one's place, in one step.
+    ReplaceReplica(ReplaceReplica),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -53,6 +59,27 @@ pub struct ResumeParked {}
 #[serde(deny_unknown_fields)]
 pub struct TransferLeader {}
 
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddReplica {
+    pub node: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveReplica {
+    /// An id, or `leader` or `any-follower`: whoever is that then.
+    pub node: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceReplica {
+    /// Who leaves: an id, or `leader` or `any-follower`.
+    pub node: String,
+    pub by: String,
+}
+
 impl OperationKind {
     /// As files write it.
     pub fn name(&self) -> &'static str {
@@ -61,6 +88,20 @@ impl OperationKind {
             OperationKind::ResetOffset(_) => "reset-offset",
             OperationKind::ResumeParked(_) => "resume-parked",
             OperationKind::TransferLeader(_) => "transfer-leader",
+            OperationKind::AddReplica(_) => "add-replica",
+            OperationKind::RemoveReplica(_) => "remove-replica",
+            OperationKind::ReplaceReplica(_) => "replace-replica",
+        }
+    }
+
+    /// The words for the broker that joins a replica set, and for the one that
+    /// leaves it.
+    pub fn joins_and_leaves(&self) -> [Option<&str>; 2] {
+        match self {
+            OperationKind::AddReplica(add) => [Some(&add.node), None],
+            OperationKind::RemoveReplica(remove) => [None, Some(&remove.node)],
+            OperationKind::ReplaceReplica(replace) => [Some(&replace.by), Some(&replace.node)],
+            _ => [None, None],
         }
     }
 }

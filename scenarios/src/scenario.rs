@@ -68,6 +68,9 @@ pub struct Cluster {
     /// Brokers that keep the same log: 1, 3 or 5. The first so many are one
     /// set, the next ones another.
     pub replicas: u32,
+    /// Beside each set, brokers that start empty and belong to it once an
+    /// operator says so; numbered after all others, set by set.
+    pub spares: u32,
     /// The shortest silence of a leader after which its set elects another one;
     /// the longest is twice that.
     #[serde(deserialize_with = "duration")]
@@ -103,6 +106,7 @@ impl Default for Cluster {
         Cluster {
             brokers: 1,
             replicas: 1,
+            spares: 0,
             election_timeout: Duration::from_millis(500),
             name_servers: 1,
             flush: Flush::Sync,

@@ -69,6 +69,10 @@ fn brokers_form_sets_and_faults_know_them_by_their_roles() {
     assert_eq!(scenario.nodes_named("followers-2"), ["broker-4", "broker-5", "broker-6"]);
     assert_eq!(scenario.nodes_named("set-1"), ["broker-1", "broker-2", "broker-3"]);
     assert!(scenario.nodes_named("leader-3").is_empty());
+    let spare = replicated.replace("replicas = 3", "replicas = 3\nspares = 1");
+    let scenario = parse("cluster/good.toml", &spare).unwrap();
+    assert_eq!(scenario.sets()[1].spares, ["broker-8"]);
+    assert_eq!(scenario.nodes_named("set-1"), ["broker-1", "broker-2", "broker-3", "broker-7"]);
     let counts = |word| RoleWord::parse(word).unwrap().count(5);
     assert_eq!(["leader", "minority", "majority", "followers"].map(counts), [1, 2, 3, 4]);
 }
@@ -99,7 +103,7 @@ fn what_is_written_wrong_is_named() {
     delivery/good.toml:20: fault: missing field `kind`, allowed: kill, power-loss, stop, tail-loss, disk-loss, restart, pause, partition, latency, drop-connections, silence-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow
     delivery/good.toml:18: workload.nack: 1.5 is not a probability, allowed: 0.0 to 1.0
     delivery/good.toml:17: workload.topics: unknown field `topics`, expected one of `group`, `topic`, `filter`, `invisible`, `batch`, `wait`, `work`, `extend`, `nack`, `again`, `poison`, `never_ack`, or as everywhere kind, name, members, start_at, stop_at, stagger
-    delivery/good.toml:21: operation.kind: unknown variant `grow`, expected one of `grow-topic`, `reset-offset`, `resume-parked`, `transfer-leader`
+    delivery/good.toml:21: operation.kind: unknown variant `grow`, expected one of `grow-topic`, `reset-offset`, `resume-parked`, `transfer-leader`, `add-replica`, `remove-replica`, `replace-replica`
     "#);
 }
 
@@ -136,6 +140,19 @@ fn what_cannot_happen_is_refused() {
             "[[fault]]",
             "[[operation]]\nkind = 'reset-offset'\nat = '1s'\ntopic = 'orders'\ngroup = 'audit'\nback = '5s'\n[[fault]]",
         ),
+        ("[cluster]", "[cluster]\nspares = 1"),
+        (
+            "[cluster]",
+            "[[operation]]\nkind = 'add-replica'\nat = '1s'\nnode = 'broker-2'\n[cluster]\nbrokers = 3\nreplicas = 3\nspares = 1",
+        ),
+        (
+            "[cluster]",
+            "[[operation]]\nkind = 'remove-replica'\nat = '1s'\nnode = 'followers'\n[cluster]\nbrokers = 3\nreplicas = 3\nspares = 1",
+        ),
+        (
+            "[cluster]",
+            "[[operation]]\nkind = 'replace-replica'\nat = '1s'\nnode = 'leader'\nby = 'broker-8'\n[cluster]\nbrokers = 6\nreplicas = 3\nspares = 1",
+        ),
         ("restart_after", "[expect.at_least]\nkills = 1\n#"),
         ("restart_after", "[expect.at_least]\npower-loss = 1\n#"),
     ];
@@ -164,6 +181,10 @@ fn what_cannot_happen_is_refused() {
     delivery/good.toml:23: fault.node: `any-consumer` is not a node that this can strike, allowed: broker-1, names-1, any-name, any-broker
     delivery/good.toml:24: operation.queues: found 4, allowed: 5 to 256
     delivery/good.toml:24: operation.group: `audit` is no group here, allowed: billing
+    delivery/good.toml:8: cluster.spares: nobody joins a set of one, allowed: with replicas = 3 or 5
+    delivery/good.toml:10: operation.node: `broker-2` is no spare, allowed: one of cluster.spares, once: broker-4
+    delivery/good.toml:10: operation.node: `followers` is no replica, allowed: a broker of a set, leader, any-follower
+    delivery/good.toml:11: operation.by: `broker-8` is a spare of set-2, allowed: one of set-1
     delivery/good.toml:25: expect.at_least.kills: is nothing that is counted, allowed: kill, power-loss, stop, tail-loss, disk-loss, restart, pause, partition, latency, drop-connections, silence-connections, clock-jump, clock-drift, disk-full, disk-slow, disk-read-error, disk-write-error, disk-sync-error, bit-rot, latent-error, misdirected-read, misdirected-write, consumer-stall, consumer-slow, send-ok, send-refused, send-unknown, idempotent-retry, delayed, recall, half, commit, rollback, end-unknown, end-lost, end-twice, end-contrary, end-conflict, check-back, check-elsewhere, delivery, redelivery, ack, nack, retry, timed-out, send-back, send-back-failed, dead-letter, rebalance, lock, lock-lost, pop, lease-expiry, lease-change, late-ack, offset-reset, queue-growth, overload, parked, resumed, lock-hand-over, group-loss, subscription-conflict, expiry, broker-start, recovery, refused-start, store-stopped, sync-failed, no-room, torn-page, tail-cut, segment-roll, segment-recycle, licensed-loss, election, leader-change, distrusted, repaired, snapshot-installed, members-changed, leadership-transferred
     delivery/good.toml:25: expect.at_least.power-loss: can never happen: no fault is of this kind, allowed: kill, restart
     "#);

@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use crate::{
     names::{FAULTS, MARKS, STORIES},
-    operation::{Operation, OperationKind},
     scenario::*,
     workload::Workload,
 };
 
 mod fault;
+mod operation;
 mod workload;
 
 pub(crate) struct Problem {
@@ -32,7 +32,7 @@ pub(crate) fn check(scenario: &Scenario) -> Checked {
         fault::one_node(scenario, &format!("clock.{index}.node"), &clock.node, fault::ANYONE)?;
     }
     for index in 0..scenario.operations.len() {
-        check_operation(scenario, index)?;
+        operation::check(scenario, index)?;
     }
     for index in 0..scenario.faults.len() {
         fault::check(scenario, index)?;
@@ -93,41 +93,18 @@ fn check_cluster(cluster: &Cluster) -> Checked {
 
 fn check_sets(cluster: &Cluster) -> Checked {
     within("cluster.brokers", cluster.brokers, 1..=15)?;
-    let Cluster { brokers, replicas, .. } = *cluster;
+    let Cluster { brokers, replicas, spares, .. } = *cluster;
     ensure([1, 3, 5].contains(&replicas), "cluster.replicas", || {
         format!("found {replicas}, allowed: 1, 3, 5")
     })?;
     ensure(brokers % replicas == 0, "cluster.brokers", || {
         format!("found {brokers}, allowed: a multiple of the {replicas} replicas of a set")
     })?;
+    within("cluster.spares", spares, 0..=4)?;
+    ensure(spares == 0 || replicas > 1, "cluster.spares", || {
+        "nobody joins a set of one, allowed: with replicas = 3 or 5".to_owned()
+    })?;
     time_within("cluster.election_timeout", cluster.election_timeout, 50 * MS..=10_000 * MS)
-}
-
-fn check_operation(scenario: &Scenario, index: usize) -> Checked {
-    let Operation { at, kind } = &scenario.operations[index];
-    let key = |name: &str| format!("operation.{index}.{name}");
-    before_end(scenario, &key("at"), at.max)?;
-    match kind {
-        OperationKind::GrowTopic(grow) => {
-            let topic = known_topic(scenario, &key("topic"), &grow.topic)?;
-            within(&key("queues"), grow.queues, topic.queues + 1..=256)
-        }
-        OperationKind::ResetOffset(reset) => {
-            known_topic(scenario, &key("topic"), &reset.topic)?;
-            let groups: BTreeSet<&str> =
-                scenario.workloads.iter().filter_map(Workload::consumer_group).collect();
-            ensure(groups.contains(&*reset.group), &key("group"), || {
-                let groups: Vec<&str> = groups.iter().copied().collect();
-                format!("`{}` is no group here, allowed: {}", reset.group, groups.join(", "))
-            })
-        }
-        OperationKind::ResumeParked(_) => Ok(()),
-        OperationKind::TransferLeader(_) => {
-            ensure(scenario.cluster.replicas > 1, &key("kind"), || {
-                "a set of one has nobody to hand over to".to_owned()
-            })
-        }
-    }
 }
 
 fn known_topic<'a>(scenario: &'a Scenario, key: &str, name: &str) -> Result<&'a Topic, Problem> {

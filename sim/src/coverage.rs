@@ -141,8 +141,9 @@ impl Counter<'_> {
                 }
                 "recovery"
             }
-            EventKind::Formed { replicas } => {
-                self.known.sets.extend(replicas.iter().map(|replica| (*replica, event.lane)));
+            EventKind::Formed { replicas, spares } => {
+                let all = replicas.iter().chain(spares);
+                self.known.sets.extend(all.map(|replica| (*replica, event.lane)));
                 return;
             }
             EventKind::Role { role: Role::Leader, .. } => {

@@ -29,8 +29,8 @@ pub fn fail_overs(history: &History) -> Vec<FailOver> {
     for event in &history.events {
         let (at, lane) = (event.at, event.lane);
         match &event.kind {
-            EventKind::Formed { replicas } => {
-                set_of.extend(replicas.iter().map(|replica| (*replica, lane)));
+            EventKind::Formed { replicas, spares } => {
+                set_of.extend(replicas.iter().chain(spares).map(|replica| (*replica, lane)));
                 sets.entry(lane).or_default();
             }
             EventKind::Fault(fault)
@@ -149,7 +149,7 @@ mod tests {
         let topic = names.topic("orders");
         let shard = names.shard(topic, set, 0);
         let begin = [
-            (0, set, EventKind::Formed { replicas: replicas.into() }),
+            (0, set, EventKind::Formed { replicas: replicas.into(), spares: [].into() }),
             (1, replicas[0], EventKind::Role { term: 1, role: Role::Leader }),
             (2, set, EventKind::Recovered { log_end: 0 }),
         ];

@@ -166,6 +166,7 @@ impl Probe {
         } else if view.log().is_distrusted() && !mem::replace(&mut seen.is_distrusted, true) {
             self.pen.mark(Mark::Distrusted);
         }
+        set.is_decided_by(view);
         let leads = self.leads(seen, role, term);
         if !leads {
             seen.log_end = Some(view.written());

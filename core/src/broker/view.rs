@@ -1,8 +1,10 @@
 //! What the simulator's probe and an operator may look at. Reading only.
 
+use std::collections::BTreeSet;
+
 use super::{Broker, Counters, Phase, halves::Totals, locks::Owner, subscriptions::Disagreement};
 use crate::{
-    ids::{LogIndex, Name, Position, Shard, Term},
+    ids::{LogIndex, Name, NodeId, Position, Shard, Term},
     log::CommitLog,
     replication::{Replica, Role},
     runtime::Disk,
@@ -53,6 +55,14 @@ impl<'a, D: Disk> View<'a, D> {
             Replica::Alone(_) => None,
             Replica::Member(this) => Some((this.role(), this.term(), this.committed_index())),
         }
+    }
+
+    /// Who decides in its replica set if an entry after `known` says so, and which:
+    /// those who vote, and as long as that changes those who did before.
+    pub fn voters_after(&self, known: LogIndex) -> Option<(LogIndex, [BTreeSet<NodeId>; 2])> {
+        let Replica::Member(this) = &self.0.replica else { return None };
+        let configuration = this.configuration();
+        (configuration.since > known).then(|| (configuration.since, configuration.voters()))
     }
 
     /// The log that everything else is folded from.

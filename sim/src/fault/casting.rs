@@ -8,7 +8,7 @@ use std::{
 };
 
 use stormglass_core::{ids::Name, rng::Rng};
-use stormglass_scenarios::{Part, RoleWord, Scenario};
+use stormglass_scenarios::{Part, RoleWord};
 
 use super::{Fault, Struck};
 use crate::digest::Fnv;
@@ -20,7 +20,10 @@ pub fn planned(word: &str, fault: usize, nth: u32) -> Name {
 
 /// What is known of the brokers at the moment.
 pub trait Stage {
-    /// Who serves as the leader of a set, or was the last to do so.
+    /// Who belongs to a set.
+    fn members(&self, set: usize) -> Vec<Name>;
+
+    /// Who serves as its leader, or was the last to do so.
     fn leader(&self, set: usize) -> Option<Name>;
 
     fn is_running(&self, node: &str) -> bool;
@@ -28,17 +31,13 @@ pub trait Stage {
 
 /// The parts given away so far.
 pub struct Casting {
-    /// The brokers of each replica set.
-    sets: Vec<Vec<Name>>,
     seed: u64,
     cast: BTreeMap<Name, Vec<Name>>,
 }
 
 impl Casting {
-    pub fn new(scenario: &Scenario, seed: u64) -> Casting {
-        let names = |ids: Vec<String>| ids.iter().map(|id| id.as_str().into()).collect();
-        let sets = scenario.sets().into_iter().map(|set| names(set.brokers)).collect();
-        Casting { sets, seed, cast: BTreeMap::new() }
+    pub fn new(seed: u64) -> Casting {
+        Casting { seed, cast: BTreeMap::new() }
     }
 
     /// The fault with nodes in place of words: several if one word means
@@ -93,7 +92,7 @@ impl Casting {
         theirs: &[Name],
         stage: &impl Stage,
     ) -> Vec<Name> {
-        let set = &self.sets[role.set];
+        let set = stage.members(role.set);
         let mut digest = Fnv::default();
         word.hash(&mut digest);
         let mut rng = Rng::new(self.seed ^ digest.finish());
@@ -162,6 +161,10 @@ mod tests {
     struct Led(&'static str);
 
     impl Stage for Led {
+        fn members(&self, _set: usize) -> Vec<Name> {
+            (1..=5).map(|n| format!("broker-{n}").as_str().into()).collect()
+        }
+
         fn leader(&self, _set: usize) -> Option<Name> {
             Some(self.0.into())
         }
@@ -171,11 +174,6 @@ mod tests {
         }
     }
 
-    fn five() -> Casting {
-        let sets = vec![(1..=5).map(|n| format!("broker-{n}").as_str().into()).collect()];
-        Casting { sets, seed: 7, cast: BTreeMap::new() }
-    }
-
     fn partition(a: &[&str], b: &[&str], one_way: bool) -> Fault {
         let side = |words: &[&str]| words.iter().map(|word| Name::from(*word)).collect();
         Fault::Partition { a: side(a), b: side(b), one_way }
@@ -183,7 +181,7 @@ mod tests {
 
     #[test]
     fn nobody_plays_on_both_sides_and_the_end_of_a_fault_means_whom_it_struck() {
-        let mut casting = five();
+        let mut casting = Casting::new(7);
         let cut = partition(&["minority#1.1", "leader#1.1", "clients-1"], &["majority#1.1"], true);
         let [Fault::Partition { a, b, .. }] = &*casting.cast(&cut, &Led("broker-3")) else {
             panic!("it strikes");
@@ -198,7 +196,7 @@ mod tests {
 
     #[test]
     fn one_word_strikes_all_that_it_means_and_what_never_struck_does_not_end() {
-        let mut casting = five();
+        let mut casting = Casting::new(7);
         let kill = |word: &str| Fault::Kill { node: word.into() };
         let killed = casting.cast(&kill("followers#1.1"), &Led("broker-2"));
         let others = ["broker-1", "broker-3", "broker-4", "broker-5"];

@@ -310,10 +310,17 @@ pub enum EventKind {
     Durable {
         position: u64,
     },
-    /// Several brokers are replicas of one set (the lane), from here on these. A
-    /// set's shards live on its own lane; a broker without a set is its own.
+    /// Several brokers are replicas of one set (the lane), and others may become
+    /// that. A set's shards live on its own lane; a broker without a set is its own.
     Formed {
         replicas: Box<[LaneId]>,
+        spares: Box<[LaneId]>,
+    },
+    /// Probe: who decides in a set (the lane) from here on, at each change. While it
+    /// is under way, those who did `before` decide, too: a majority of each is needed.
+    Members {
+        voters: Box<[LaneId]>,
+        before: Option<Box<[LaneId]>>,
     },
     /// Probe: what a replica (the lane) is, at each change of term or role.
     Role {

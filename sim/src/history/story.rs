@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Access, Answered, Decision, Event, EventKind, From, Held, LockEnd, MemberId, MessageId, Mode,
-    Names, OffsetSource, Pace, ShardId, Stop, Stored, Told, Unanswered,
+    Access, Answered, Decision, Event, EventKind, From, Held, LaneId, LockEnd, MemberId, MessageId,
+    Mode, Names, OffsetSource, Pace, ShardId, Stop, Stored, Told, Unanswered,
 };
 
 /// An event that prints itself: time, lane, sentence; with `{:#}` the sentence alone.
@@ -319,9 +319,18 @@ impl Story<'_> {
             EventKind::Quiesced => f.write_str("-- quiet --"),
             EventKind::Recovered { log_end } => write!(f, "has recovered its log up to {log_end}"),
             EventKind::Durable { position } => write!(f, "is durable up to {position}"),
-            EventKind::Formed { replicas } => {
+            EventKind::Formed { replicas, spares } => {
                 f.write_str("is replicated by")?;
-                replicas.iter().try_for_each(|lane| write!(f, " {}", self.names.of_lane(*lane)))
+                self.lanes(f, replicas)?;
+                f.write_str(if spares.is_empty() { "" } else { ", spares are" })?;
+                self.lanes(f, spares)
+            }
+            EventKind::Members { voters, before } => {
+                f.write_str("is decided by")?;
+                self.lanes(f, voters)?;
+                let Some(before) = before else { return Ok(()) };
+                f.write_str(", and as before by")?;
+                self.lanes(f, before)
             }
             EventKind::Role { term, role } => write!(f, "is a {} in term {term}", role.name()),
             EventKind::Committed { index, end, digest } => {
@@ -360,6 +369,10 @@ impl Story<'_> {
             EventKind::Mark { mark } => write!(f, "mark {}", mark.name()),
             EventKind::Memory { bytes } => write!(f, "holds {bytes} bytes of messages"),
         }
+    }
+
+    fn lanes(&self, f: &mut fmt::Formatter<'_>, lanes: &[LaneId]) -> fmt::Result {
+        lanes.iter().try_for_each(|lane| write!(f, " {}", self.names.of_lane(*lane)))
     }
 
     fn shard(&self, f: &mut fmt::Formatter<'_>, shard: ShardId) -> fmt::Result {

@@ -53,7 +53,7 @@ impl NoResurrection {
     /// Replicas drop what they have when they come to it; until the last one
     /// has, a message may be read.
     fn dropped_everywhere(&self, shard: ShardId, facts: &Facts) -> (u64, EventIndex) {
-        let replicas = facts.replicas(facts.shard(shard).broker);
+        let replicas = facts.voters(facts.shard(shard).broker);
         let dropped = replicas.map(|(replica, _)| self.dropped.get(&(shard, replica)).copied());
         dropped.map(Option::unwrap_or_default).min().unwrap_or_default()
     }

@@ -210,7 +210,7 @@ impl ReplicaAgreement {
         let Some((newest, entry)) = newest.map(|(index, entry)| (*index, entry)) else {
             return Ok(());
         };
-        for (replica, node) in facts.replicas(set).filter(|(_, node)| node.up) {
+        for (replica, node) in facts.voters(set).filter(|(_, node)| node.up) {
             let index = node.committed.map_or(0, |(index, _)| index);
             if index < newest && facts.now - entry.at > NEWS_MICROS {
                 let breach = Breach::Behind { replica, index, newest };

@@ -3,6 +3,8 @@
 //! broker, whose lives are the times in which one of them serves as the leader.
 //! A broker without a set is the only replica of itself.
 
+use std::collections::BTreeSet;
+
 use super::{
     EventIndex, Facts,
     facts::{ActiveFault, Node, PowerLoss},
@@ -11,13 +13,53 @@ use crate::history::{Event, EventKind, FaultKind, LaneId, Role, ShardId};
 
 #[derive(Debug, Default)]
 pub struct ReplicaSet {
+    /// Whoever is or may become one.
     pub replicas: Vec<LaneId>,
+    /// Who decides, and who did before that changed last.
+    voters: Electorate,
+    former: Electorate,
+    /// Whoever ever did.
+    have_voted: BTreeSet<LaneId>,
     /// The newest term that had a leader, and since when.
     pub led: Option<(u64, EventIndex)>,
     /// Whether a leader was elected that does not serve yet.
     pub is_elected: bool,
     /// Everything before this position has been durable on a majority.
     pub durable: Option<u64>,
+}
+
+/// Those who decide: a majority of each of these groups, of which there are two
+/// while the members of a set change.
+#[derive(Debug, Default)]
+struct Electorate(Vec<Vec<LaneId>>);
+
+impl Electorate {
+    /// In how many of the groups those for whom this holds are a majority.
+    fn majorities(&self, holds: impl Fn(LaneId) -> bool) -> usize {
+        let is_majority = |group: &&Vec<LaneId>| {
+            group.iter().filter(|lane| holds(**lane)).count() > group.len() / 2
+        };
+        self.0.iter().filter(is_majority).count()
+    }
+
+    /// Whether nothing is decided without one of them.
+    fn needs(&self, holds: impl Fn(LaneId) -> bool) -> bool {
+        self.majorities(holds) > 0
+    }
+
+    fn is_decided_by(&self, holds: impl Fn(LaneId) -> bool) -> bool {
+        self.majorities(holds) == self.0.len()
+    }
+
+    /// The most that a majority of each group has of something.
+    fn have(&self, known: impl Fn(LaneId) -> Option<u64>) -> Option<u64> {
+        let by_majority = |group: &Vec<LaneId>| {
+            let mut known: Vec<Option<u64>> = group.iter().map(|lane| known(*lane)).collect();
+            known.sort_unstable();
+            known[(group.len() - 1) / 2]
+        };
+        self.0.iter().map(by_majority).min().flatten()
+    }
 }
 
 /// Why the loss of a message cannot be excused.
@@ -65,7 +107,8 @@ impl Facts {
         self.sets.get(&lane)
     }
 
-    /// All replicas of a set, or the broker that is none of any.
+    /// All replicas of a set, and those that may join it; or the broker that is
+    /// none of any.
     pub fn replicas(&self, broker: LaneId) -> impl Iterator<Item = (LaneId, &Node)> {
         let set = self.sets.get(&broker);
         let alone = set.is_none().then_some(broker);
@@ -73,9 +116,10 @@ impl Facts {
         alone.into_iter().chain(members).map(|lane| (lane, self.node(lane)))
     }
 
-    /// How many replicas are more than half of them.
-    pub fn majority(&self, broker: LaneId) -> usize {
-        self.replicas(broker).count() / 2 + 1
+    /// Those among them who have a vote from now on.
+    pub fn voters(&self, broker: LaneId) -> impl Iterator<Item = (LaneId, &Node)> {
+        let newest = self.sets.get(&broker).and_then(|set| set.voters.0.first());
+        self.replicas(broker).filter(move |(lane, _)| newest.is_none_or(|all| all.contains(lane)))
     }
 
     /// Everything of the shard's log before this is as durable as the mode
@@ -92,7 +136,10 @@ impl Facts {
     }
 
     pub fn power_losses(&self, broker: LaneId) -> impl Iterator<Item = &PowerLoss> {
-        self.replicas(broker).flat_map(|(_, node)| &node.power_losses)
+        let set = self.set(broker);
+        let voted = move |lane| set.is_none_or(|set| set.have_voted.contains(&lane));
+        let nodes = self.replicas(broker).filter(move |(lane, _)| voted(*lane));
+        nodes.flat_map(|(_, node)| &node.power_losses)
     }
 
     /// The least and the most that the broker's clock showed between these
@@ -141,12 +188,9 @@ impl Facts {
         what: Stored,
         held: impl Fn(&Node) -> u64,
     ) -> Result<(), NotAllowed> {
-        let majority = self.majority(broker);
         let is_destroyed =
-            |(_, node): &(LaneId, &Node)| node.damaged.is_some_and(|(_, last)| last > what.event);
-        if self.set(broker).is_some()
-            && self.replicas(broker).filter(is_destroyed).count() >= majority
-        {
+            |lane| self.node(lane).damaged.is_some_and(|(_, last)| last > what.event);
+        if self.set(broker).is_some_and(|set| set.voters.needs(is_destroyed)) {
             return Ok(());
         }
         if self.context.sync_flush {
@@ -165,13 +209,13 @@ impl Facts {
         if in_time.peek().is_none() {
             return Err(NotAllowed::TooOld);
         }
-        let (Some(_), Some(position)) = (self.set(broker), what.position) else { return Ok(()) };
-        let holders = self.replicas(broker).filter(|(_, node)| held(node) > position).count();
+        let (Some(set), Some(position)) = (self.set(broker), what.position) else { return Ok(()) };
+        let is_kept = set.voters.needs(|lane| held(self.node(lane)) > position);
         let is_taken = in_time.any(|loss| {
             let unsynced = loss.durable.is_none_or(|durable| durable <= position);
             unsynced && loss.kept.is_none_or(|kept| kept <= position)
         });
-        if is_taken && holders < majority { Ok(()) } else { Err(NotAllowed::Replicated) }
+        if is_taken && !is_kept { Ok(()) } else { Err(NotAllowed::Replicated) }
     }
 
     /// Whether enough replicas live and reach one of them that it may lead.
@@ -180,10 +224,12 @@ impl Facts {
             let paused = |f: &ActiveFault| f.kind == FaultKind::Pause && f.lanes.contains(&lane);
             self.node(lane).up && !self.faults.iter().any(paused)
         };
-        let well: Vec<LaneId> =
-            self.replicas(set).map(|(lane, _)| lane).filter(|lane| is_well(*lane)).collect();
-        let reached = |from: &LaneId| well.iter().filter(|to| !self.are_cut(*from, **to)).count();
-        well.iter().any(|leader| reached(leader) >= self.majority(set))
+        let Some(known) = self.set(set) else { return false };
+        let may_lead = |leader: LaneId| {
+            let reaches = |lane| is_well(lane) && !self.are_cut(leader, lane);
+            is_well(leader) && known.voters.is_decided_by(reaches)
+        };
+        self.voters(set).any(|(leader, _)| may_lead(leader))
     }
 
     /// Whether a partition lies between these two, at least in one direction.
@@ -211,9 +257,8 @@ impl Facts {
     /// Whether these are replicas, and a minority of each set.
     fn are_few(&self, lanes: &[LaneId]) -> bool {
         let is_few = |lane: &LaneId| {
-            let set = self.node(*lane).set;
-            let here = lanes.iter().filter(|other| self.node(**other).set == set).count();
-            set.is_some_and(|set| here < self.majority(set))
+            let set = self.node(*lane).set.and_then(|set| self.set(set));
+            set.is_some_and(|set| !set.voters.needs(|voter| lanes.contains(&voter)))
         };
         !lanes.is_empty() && lanes.iter().all(is_few)
     }
@@ -222,7 +267,7 @@ impl Facts {
     /// them can lead.
     fn are_cut_off(&self, few: &[LaneId], from: &[LaneId]) -> bool {
         let cannot_lead = |lane: &LaneId| {
-            let others = self.node(*lane).set.into_iter().flat_map(|set| self.replicas(set));
+            let others = self.node(*lane).set.into_iter().flat_map(|set| self.voters(set));
             others.map(|(lane, _)| lane).all(|other| few.contains(&other) || from.contains(&other))
         };
         let among_replicas = from.iter().all(|lane| self.node(*lane).set.is_some());
@@ -233,11 +278,23 @@ impl Facts {
     pub(super) fn absorb_replica(&mut self, event: &Event) {
         let lane = event.lane;
         match &event.kind {
-            EventKind::Formed { replicas } => {
-                for replica in replicas {
+            EventKind::Formed { replicas, spares } => {
+                let set = self.sets.entry(lane).or_default();
+                set.replicas = replicas.iter().chain(spares).copied().collect();
+                set.voters = Electorate(vec![replicas.to_vec()]);
+                set.have_voted.extend(replicas);
+                for replica in &set.replicas {
                     self.nodes[replica.index()].set = Some(lane);
                 }
-                self.sets.entry(lane).or_default().replicas = replicas.to_vec();
+            }
+            EventKind::Members { voters, before } => {
+                if let Some(set) = self.sets.get_mut(&lane) {
+                    let groups = [Some(voters), before.as_ref()].into_iter().flatten();
+                    let voters = Electorate(groups.map(|group| group.to_vec()).collect());
+                    set.have_voted.extend(voters.0.iter().flatten());
+                    set.former = std::mem::replace(&mut set.voters, voters);
+                }
+                self.note_majority(lane);
             }
             EventKind::Role { term, role: Role::Leader } => {
                 let set = self.nodes[lane.index()].set.and_then(|set| self.sets.get_mut(&set));
@@ -268,15 +325,18 @@ impl Facts {
         let is_cut = node.set.is_some() && node.called_durable.is_some_and(|said| position < said);
         node.called_durable = Some(position);
         node.durable = if is_cut { Some(position) } else { node.durable.max(Some(position)) };
-        let Some(set) = node.set else { return };
-        let mut known: Vec<u64> = self.replicas(set).filter_map(|(_, node)| node.durable).collect();
-        known.sort_unstable();
-        let majority = self.majority(set);
-        if let Some(set) = self.sets.get_mut(&set)
-            && known.len() >= majority
-        {
-            set.durable = set.durable.max(Some(known[known.len() - majority]));
+        if let Some(set) = node.set {
+            self.note_majority(set);
         }
+    }
+
+    /// A new leader that does not know yet that its set has other members now
+    /// decides with the former ones.
+    fn note_majority(&mut self, set: LaneId) {
+        let Some(set) = self.sets.get_mut(&set) else { return };
+        let durable = |lane: LaneId| self.nodes[lane.index()].durable;
+        let known = set.voters.have(durable).max(set.former.have(durable));
+        set.durable = set.durable.max(known);
     }
 
     /// This is what its disk has kept.

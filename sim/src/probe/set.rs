@@ -1,11 +1,14 @@
 //! A replica set seen as one broker: the replica that leads and serves shows
 //! what all of them hold. Its reigns are the lives of that broker.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 use stormglass_core::{
     broker::View,
-    ids::{Name, Position, Term},
+    ids::{LogIndex, Name, NodeId, Position, Term},
 };
 use stormglass_scenarios::ReplicaSet;
 
@@ -19,7 +22,12 @@ use crate::{
 pub struct Set {
     /// Writes on the set's lane; that of a single broker is its own.
     pen: Pen,
+    /// By their seats, those that may join it last.
     replicas: Vec<(LaneId, Name)>,
+    /// Who decides now, and as long as that changes those who did before; and the
+    /// entry that says so.
+    voters: RefCell<[BTreeSet<NodeId>; 2]>,
+    members_since: Cell<LogIndex>,
     pub(super) folded: RefCell<Folded>,
     pub(super) chain: RefCell<Chain>,
     /// Who serves as the leader of which term, and who was the last to do so.
@@ -31,23 +39,29 @@ pub struct Set {
 impl Set {
     pub fn new(recorder: Recorder, set: &ReplicaSet) -> Set {
         let (lane, replicas) = recorder.name(|names| {
-            let replicas = set.brokers.iter().map(|id| (names.lane(id), id.as_str().into()));
+            let replicas = set.nodes().map(|id| (names.lane(id), id.as_str().into()));
             let replicas: Vec<(LaneId, Name)> = replicas.collect();
             (names.lane(&set.name), replicas)
         });
         let pen = Pen { recorder, lane };
+        let founders = set.brokers.len();
+        let voters: BTreeSet<NodeId> = (1..).map(NodeId).take(founders).collect();
         let set = Set {
             folded: RefCell::new(Folded::new(pen.clone())),
             pen,
             replicas,
+            voters: RefCell::new([voters.clone(), voters]),
+            members_since: Cell::new(LogIndex(0)),
             chain: RefCell::default(),
             reign: Cell::new(None),
             latest: Cell::new(None),
             reigns: Cell::new(0),
         };
         if !set.is_alone() {
-            let replicas = set.replicas.iter().map(|(lane, _)| *lane).collect();
-            set.pen.push(EventKind::Formed { replicas });
+            let lanes: Vec<LaneId> = set.replicas.iter().map(|(lane, _)| *lane).collect();
+            let (replicas, spares) = lanes.split_at(founders);
+            let (replicas, spares) = (replicas.into(), spares.into());
+            set.pen.push(EventKind::Formed { replicas, spares });
         }
         set
     }
@@ -60,6 +74,40 @@ impl Set {
     pub fn leader(&self) -> Option<&Name> {
         let (latest, _) = self.latest.get()?;
         self.replicas.iter().find(|(lane, _)| *lane == latest).map(|(_, name)| name)
+    }
+
+    /// Whoever has a say in it at the moment.
+    pub fn members(&self) -> Vec<Name> {
+        let [voters, before] = &*self.voters.borrow();
+        let seats = (1..).map(NodeId).zip(&self.replicas);
+        let decide = |seat: &NodeId| voters.contains(seat) || before.contains(seat);
+        seats.filter(|(seat, _)| decide(seat)).map(|(_, (_, name))| name.clone()).collect()
+    }
+
+    /// What a replica knows of who decides.
+    pub(super) fn is_decided_by(&self, view: &View<'_, SimDisk>) {
+        if let Some((since, voters)) = view.voters_after(self.members_since.get()) {
+            self.members_since.set(since);
+            self.seems_decided_by(voters);
+        }
+    }
+
+    /// The same, as somebody outside hears it.
+    pub fn seems_decided_by(&self, voters: [BTreeSet<NodeId>; 2]) {
+        if *self.voters.borrow() != voters {
+            *self.voters.borrow_mut() = voters;
+            self.tell_members();
+        }
+    }
+
+    fn tell_members(&self) {
+        let lanes = |seats: &BTreeSet<NodeId>| {
+            let seated = (1..).map(NodeId).zip(&self.replicas);
+            seated.filter(|(seat, _)| seats.contains(seat)).map(|(_, (lane, _))| *lane).collect()
+        };
+        let [voters, before] = &*self.voters.borrow();
+        let before = (before != voters).then(|| lanes(before));
+        self.pen.push(EventKind::Members { voters: lanes(voters), before });
     }
 
     /// A replica serves as the leader of a term. `log_end` is where its log

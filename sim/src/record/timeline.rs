@@ -311,6 +311,7 @@ fn kind(kind: &EventKind) -> Kind {
         EventKind::Recovered { .. }
         | EventKind::Durable { .. }
         | EventKind::Formed { .. }
+        | EventKind::Members { .. }
         | EventKind::Role { .. }
         | EventKind::Committed { .. }
         | EventKind::Expired { .. }

@@ -81,7 +81,7 @@ pub fn add_all<W: World>(
     for (index, node) in scenario.nodes().into_iter().enumerate() {
         let ip = MachineNo(index).ip();
         let name: Name = node.id.as_str().into();
-        let set = sets.iter().position(|set| set.brokers.contains(&node.id));
+        let set = sets.iter().position(|set| set.nodes().any(|id| *id == node.id));
         let probe = Rc::new(match set {
             Some(set) => Probe::of_broker(recorder.clone(), &name, machines.sets[set].clone()),
             None => Probe::new(recorder.clone(), &name),
@@ -92,7 +92,7 @@ pub fn add_all<W: World>(
                     config: NodeConfig::name_server(),
                     addr: SocketAddr::new(ip, NAMES_PORT),
                     probe: probe.clone(),
-                    is_new: Cell::new(true),
+                    founds: Cell::new(false),
                     bell: machines.bell(&name),
                 };
                 let program: Program<W::Runtime> =
@@ -107,7 +107,7 @@ pub fn add_all<W: World>(
                     config: broker(scenario, &seat, addr, name_servers.clone()),
                     addr,
                     probe: probe.clone(),
-                    is_new: Cell::new(true),
+                    founds: Cell::new(seat.is_founder()),
                     bell: machines.bell(&name),
                 };
                 let program: Program<W::Runtime> =
@@ -126,8 +126,12 @@ pub fn add_all<W: World>(
             }
         }
     }
-    let office =
-        Office { scenario: Rc::new(scenario.clone()), name_servers, recorder: recorder.clone() };
+    let office = Office {
+        scenario: Rc::new(scenario.clone()),
+        name_servers,
+        recorder: recorder.clone(),
+        sets: machines.sets.clone(),
+    };
     let mut hire = |name: &str, program: Program<W::Runtime>| {
         cluster.add(name.into(), DiskConfig::default(), Rc::new(Unwatched), program)
     };
@@ -183,27 +187,43 @@ pub fn name_servers(scenario: &Scenario) -> Vec<SocketAddr> {
 struct Seat {
     set: stormglass_scenarios::ReplicaSet,
     id: NodeId,
-    /// All replicas, and where they listen for each other.
+    /// Where replicas listen for each other: all that it needs to know.
     addresses: BTreeMap<NodeId, SocketAddr>,
+}
+
+/// Where the replicas of a set listen for each other, and where those would that
+/// may join it.
+pub fn peer_addresses(
+    scenario: &Scenario,
+    set: &stormglass_scenarios::ReplicaSet,
+) -> BTreeMap<NodeId, SocketAddr> {
+    let nodes = scenario.nodes();
+    let address = |replica: &String| {
+        let machine = nodes.iter().position(|node| node.id == *replica);
+        let ip = MachineNo(machine.expect("brokers are nodes")).ip();
+        SocketAddr::new(ip, PEERS_PORT)
+    };
+    (1..).map(NodeId).zip(set.nodes().map(address)).collect()
 }
 
 impl Seat {
     fn of(scenario: &Scenario, broker: &str) -> Seat {
-        let nodes = scenario.nodes();
         let mut sets = scenario.sets().into_iter();
-        let set = sets.find(|set| set.brokers.iter().any(|id| id == broker));
-        let set = set.expect("every broker is in a set");
-        let mut addresses = BTreeMap::new();
-        let mut id = NodeId(0);
-        for (seat, replica) in (1..).map(NodeId).zip(&set.brokers) {
-            let machine = nodes.iter().position(|node| node.id == *replica);
-            let ip = MachineNo(machine.expect("brokers are nodes")).ip();
-            addresses.insert(seat, SocketAddr::new(ip, PEERS_PORT));
-            if replica == broker {
-                id = seat;
-            }
+        let found = sets.find_map(|set| {
+            let at = set.nodes().position(|id| id == broker)?;
+            Some((NodeId(at as u64 + 1), set))
+        });
+        let (id, set) = found.expect("every broker has a seat at a set");
+        let mut seat = Seat { addresses: peer_addresses(scenario, &set), id, set };
+        if seat.is_founder() {
+            let founders = seat.set.brokers.len() as u64;
+            seat.addresses.retain(|seat, _| seat.0 <= founders);
         }
-        Seat { set, id, addresses }
+        seat
+    }
+
+    fn is_founder(&self) -> bool {
+        self.id.0 <= self.set.brokers.len() as u64
     }
 
     fn replica_set(&self, election_timeout: Duration) -> Option<ReplicaSet> {
@@ -257,8 +277,9 @@ struct Server {
     config: NodeConfig,
     addr: SocketAddr,
     probe: Rc<Probe>,
-    /// Its disk is: only then is its replica set, too.
-    is_new: Cell<bool>,
+    /// Its replica set is new and it is one of the first members: never again
+    /// after its first start.
+    founds: Cell<bool>,
     bell: Bell,
 }
 
@@ -266,7 +287,7 @@ impl Server {
     fn life<W: World>(&self, runtime: W::Runtime, disk: SimDisk) -> Life {
         let (mut config, addr, probe) = (self.config.clone(), self.addr, self.probe.clone());
         if let Some(set) = config.broker.as_mut().and_then(|broker| broker.replica_set.as_mut()) {
-            set.founding = self.is_new.replace(false);
+            set.founding = self.founds.replace(false);
         }
         let asked = self.bell.for_a_new_life();
         if let Some(process) = W::process(&runtime, &config, addr, &asked) {

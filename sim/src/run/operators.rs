@@ -1,6 +1,8 @@
 //! The people of a run: who sets the cluster up, who changes it while it runs,
 //! and who reads the dead letters once the chaos is over.
 
+mod members;
+
 use std::{collections::BTreeSet, net::SocketAddr, rc::Rc, time::Duration};
 
 use stormglass_core::{
@@ -16,6 +18,7 @@ use stormglass_scenarios::{Group, OperationKind, ResetOffset, Scenario, Workload
 use crate::{
     clock,
     history::{Answered, Body, EventKind, GroupId, LaneId, Mark, Recorder, Stop, body_hash},
+    probe::Set,
 };
 
 /// All brokers of a run belong to this cluster.
@@ -34,6 +37,7 @@ pub struct Office {
     pub scenario: Rc<Scenario>,
     pub name_servers: Vec<SocketAddr>,
     pub recorder: Recorder,
+    pub sets: Vec<Rc<Set>>,
 }
 
 impl Office {
@@ -77,7 +81,12 @@ impl Office {
                 }
                 OperationKind::ResetOffset(reset) => self.reset(&rt, &client, lane, reset).await,
                 OperationKind::ResumeParked(_) => self.resume(&rt, &client).await,
-                OperationKind::TransferLeader(_) => self.transfer(&rt, lane).await,
+                OperationKind::TransferLeader(_) => self.transfer(&rt, &client, lane).await,
+                OperationKind::AddReplica(_)
+                | OperationKind::RemoveReplica(_)
+                | OperationKind::ReplaceReplica(_) => {
+                    self.change_members(&rt, &mut rng, lane, kind).await;
+                }
             }
         }
         client.close().await;
@@ -128,19 +137,12 @@ impl Office {
         }
     }
 
-    /// Has the leader of each set hand over, as soon as another one can lead. Like
-    /// on the command line, each attempt asks anew who leads.
-    async fn transfer<R: Runtime>(&self, rt: &R, lane: LaneId) {
+    /// Has the leader of each set hand over, as soon as another one can lead.
+    async fn transfer<R: Runtime>(&self, rt: &R, client: &Client, lane: LaneId) {
         let topic = &self.scenario.cluster.topics[0].name;
         for broker in self.scenario.sets().into_iter().map(|set| set.name) {
             let ask = Ask::TransferLeader { topic: topic.clone(), broker };
-            let attempt = async || {
-                let client = self.client(rt);
-                let asked = client.ask(ask.clone()).await;
-                client.close().await;
-                asked.map(drop)
-            };
-            insist(rt, attempt).await;
+            insist(rt, async || client.ask(ask.clone()).await.map(drop)).await;
             let mark = Mark::LeadershipTransferred;
             self.recorder.push(lane, EventKind::Mark { mark });
         }

@@ -64,7 +64,7 @@ impl Story<'_> {
         }
 
         let mut journal = Journal::new(self.recorder.clone());
-        let mut casting = Casting::new(self.scenario, self.seed);
+        let mut casting = Casting::new(self.seed);
         let mut clocks = Clocks::default();
         clocks.tell(&cluster, self.recorder);
         for (at_us, step) in self.agenda(&machines.clients) {
@@ -192,6 +192,10 @@ struct OnStage<'a, W: World> {
 }
 
 impl<W: World> Stage for OnStage<'_, W> {
+    fn members(&self, set: usize) -> Vec<Name> {
+        self.sets.get(set).map(|set| set.members()).unwrap_or_default()
+    }
+
     fn leader(&self, set: usize) -> Option<Name> {
         self.sets.get(set)?.leader().cloned()
     }

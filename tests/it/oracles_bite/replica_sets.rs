@@ -5,7 +5,7 @@ use stormglass_sim::{
     history::{OffsetSource, Stop},
     oracle::{
         Breach, NotAllowed, Violation, durability_contract, durable_visibility, no_loss,
-        no_resurrection, offsets,
+        no_resurrection, offsets, replica_agreement,
     },
 };
 
@@ -226,4 +226,32 @@ fn offsets_go_on_where_the_last_leader_was() {
     start.tale.committed("billing", 0, 1);
     start.serves(2);
     breaks!(goes_on(start, 1), Breach::Offsets(offsets::Breach::Backwards { from: 1, to: 0, .. }));
+}
+
+/// Majorities are those of the members of the moment.
+#[test]
+fn a_set_whose_members_changed_is_judged_by_the_new_ones() {
+    let mut start = SetTale::with_spare();
+    start.send(1, 0, &[0, 1]);
+    start.synced(2, 1);
+    start.synced(3, 1);
+    start.replaced(2, 3);
+
+    // The first and the newcomer are a majority; the one who left does not count.
+    let mut good = start.clone();
+    good.send(2, 1, &[0, 3]);
+    holds!(good.at_rest(0, 2));
+    let mut bad = start.clone();
+    [0, 2].into_iter().for_each(|at| bad.synced(at, 2));
+    bad.commits(0, 2);
+    breaks!(
+        bad.at_rest(0, 2),
+        Breach::ReplicaAgreement(replica_agreement::Breach::CommittedEarly { .. })
+    );
+    // Who left need not know what came afterwards; who joined must.
+    let mut bad = start;
+    bad.send(2, 1, &[0, 1]);
+    bad.commits(1, 2);
+    bad.tale.wait_secs(6);
+    breaks!(bad.tale, Breach::ReplicaAgreement(replica_agreement::Breach::Behind { .. }));
 }

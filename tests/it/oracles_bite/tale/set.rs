@@ -16,19 +16,26 @@ pub struct SetTale {
 
 impl SetTale {
     pub fn of(replicas: usize) -> SetTale {
-        SetTale::begin(Tale::with_lane("set-1"), replicas)
+        SetTale::begin(Tale::with_lane("set-1"), replicas, 0)
+    }
+
+    /// Three replicas, and one that may join them.
+    pub fn with_spare() -> SetTale {
+        SetTale::begin(Tale::with_lane("set-1"), 3, 1)
     }
 
     pub fn async_flush() -> SetTale {
         let mut tale = Tale::with_lane("set-1");
         tale.context.sync_flush = false;
-        SetTale::begin(tale, 3)
+        SetTale::begin(tale, 3, 0)
     }
 
-    fn begin(mut tale: Tale, replicas: usize) -> SetTale {
-        let names = (1..=replicas).map(|number| format!("broker-{number}"));
+    fn begin(mut tale: Tale, replicas: usize, spares: usize) -> SetTale {
+        let names = (1..=replicas + spares).map(|number| format!("broker-{number}"));
         let replicas: Vec<LaneId> = names.map(|name| tale.lane(&name)).collect();
-        tale.push(tale.broker, EventKind::Formed { replicas: replicas.clone().into() });
+        let (founders, spares) = replicas.split_at(replicas.len() - spares);
+        let formed = EventKind::Formed { replicas: founders.into(), spares: spares.into() };
+        tale.push(tale.broker, formed);
         let lives = vec![0; replicas.len()];
         let mut set = SetTale { tale, replicas, lives, reigns: 0 };
         for at in 0..set.replicas.len() {
@@ -60,6 +67,17 @@ impl SetTale {
     pub fn leads(&mut self, at: usize, term: u64, first_lost: u64) {
         self.is_elected(at, term);
         self.serves(first_lost);
+    }
+
+    /// Of the first three, one has given its place to another.
+    pub fn replaced(&mut self, left: usize, joined: usize) {
+        let founders: Box<[LaneId]> = self.replicas[..3].into();
+        let mut voters = founders.clone();
+        voters[left] = self.replicas[joined];
+        for before in [Some(founders), None] {
+            let voters = voters.clone();
+            self.tale.push(self.tale.broker, EventKind::Members { voters, before });
+        }
     }
 
     /// Nobody serves any more.
