@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Context, Facts, Oracle, Verdict, Violation, facts::Message, held::Half};
+use super::{
+    Context, Facts, Oracle, Verdict, Violation, facts::Message, held::Half, lateness::CLOCK_TICK,
+};
 use crate::history::{Event, EventKind, LaneId, MessageId, Names};
 
 /// How long all must have been well: by then connections that broke without a
@@ -197,10 +199,11 @@ fn too_young(message: &Message, half: &Half, facts: &Facts) -> Option<u64> {
     let broker = facts.shard(shard).broker;
     let since = facts.shown(broker, message.begun_at, stored_at).0;
     let due = since + age_at_check(half, facts) as i64;
-    // Brokers wait by a clock that nobody sets, too.
+    // A leader looks at its wall clock once, and then waits by one that nobody sets.
+    let at_most = facts.would_show(broker, message.begun_at);
     let waited = facts.passed(broker, message.begun_at) >= age_at_check(half, facts) as i64;
-    let is_early = !waited && facts.is_early(broker, due, message.begun_at);
-    is_early.then(|| (due - facts.shown(broker, facts.now, facts.now).1) as u64)
+    let is_early = !waited && at_most + CLOCK_TICK < due;
+    is_early.then(|| (due - at_most) as u64)
 }
 
 fn parked(id: MessageId, facts: &Facts) -> Verdict {

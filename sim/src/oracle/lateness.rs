@@ -41,9 +41,9 @@ impl Facts {
     /// shown `due`, since this event's time.
     pub fn is_early(&self, broker: LaneId, due: i64, since: u64) -> bool {
         let (_, most) = self.shown(broker, since, self.now);
-        // Clocks of brokers show whole milliseconds.
         most + CLOCK_TICK < due
     }
 }
 
-const CLOCK_TICK: i64 = 2_000;
+/// Clocks of brokers show whole milliseconds, and so do those of clients.
+pub(super) const CLOCK_TICK: i64 = 2_000;

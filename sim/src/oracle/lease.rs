@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{EventIndex, Facts, Oracle, Verdict, Violation};
+use super::{EventIndex, Facts, Oracle, Verdict, Violation, lateness::CLOCK_TICK};
 use crate::history::{
     DeliveryId, Event, EventKind, GroupId, LaneId, MessageId, Names, ShardId, Stop,
 };
@@ -146,8 +146,6 @@ impl Lease {
     }
 }
 
-/// Whole milliseconds, in which the broker and the client count.
-const CLOCK_TICK: i64 = 2_000;
 /// A message may have been leased so long before it is seen: a client waits as
 /// long for an answer on its way.
 const ON_ITS_WAY_MICROS: u64 = 5_000_000;

@@ -1,5 +1,5 @@
 use stormglass_sim::{
-    history::{FaultKind, LaneId, Stop, Told},
+    history::{EventKind, FaultKind, LaneId, Stop, Told},
     oracle::{Breach, GroupRules, check_back},
 };
 
@@ -91,13 +91,32 @@ fn not_too_early() {
     breaks!(immune, Breach::CheckBack(check_back::Breach::AskedTooEarly { .. }));
 }
 
+/// Whoever looked at the clock while it was ahead waits by one that nobody sets.
+#[test]
+fn a_clock_that_is_set_back_calls_nothing_early() {
+    let (start, [producer, _]) = undecided();
+    let asked_after = |millis: u64| {
+        let mut tale = start.clone();
+        let broker = tale.broker;
+        for (ahead_us, millis) in [(3_000_000, 1_000), (0, millis - 1_000)] {
+            tale.push(broker, EventKind::ClockIs { ahead_us, drift_ppm: 0 });
+            tale.wait_millis(millis);
+        }
+        tale.check(producer, 1);
+        tale.end(1, Told::Rollback);
+        tale
+    };
+    holds!(asked_after(3_500));
+    breaks!(asked_after(2_500), Breach::CheckBack(check_back::Breach::AskedTooEarly { .. }));
+}
+
 #[test]
 fn of_the_right_producer_and_not_once_it_is_decided() {
     let (start, [producer, _]) = undecided();
     let mut bad = start.clone();
     let group = bad.group("others");
     let stranger = bad.lane("producer-9");
-    bad.push(stranger, stormglass_sim::history::EventKind::ProducerJoined { group });
+    bad.push(stranger, EventKind::ProducerJoined { group });
     bad.wait_secs(10);
     bad.check(stranger, 1);
     bad.end(1, Told::Rollback);
