@@ -51,7 +51,7 @@ impl<D: Disk> Broker<D> {
 
     /// Whether a successor is being asked to lead: nothing can be proposed.
     pub(super) fn is_handing_over(&self) -> bool {
-        self.is_serving() && self.replica.is_handing_over()
+        self.replica.is_handing_over()
     }
 
     /// Meanwhile, what is committed is still applied and answered.
