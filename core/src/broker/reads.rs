@@ -1,6 +1,6 @@
 //! Which replica serves which reader. The leader sends one that is far behind
 //! to a follower, so that it does not push the log's tail out of the leader's
-//! memory. A follower serves what is committed and applied there; it sends the
+//! memory; to one that no commit waits for. A follower serves what is committed and applied there; it sends the
 //! reader back once it has caught up, or when there is something to judge that
 //! only the leader can: offsets that are out of range (O2), groups, locks.
 
@@ -55,7 +55,7 @@ impl<D: Disk> Broker<D> {
         if behind <= far || !self.may_read_elsewhere(pull) {
             return LEADER_ID;
         }
-        let followers = self.replica.followers();
+        let followers = self.replica.spare_followers();
         let QueueKey { topic, queue } = pull.to;
         let turn = topic.wrapping_add(queue) as usize;
         let follower = turn.checked_rem(followers.len()).and_then(|turn| followers.get(turn));

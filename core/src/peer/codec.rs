@@ -1,7 +1,7 @@
 //! Messages as bytes.
 //!
 //! ```text
-//! frame    len u32 | crc u32 | body                       len counts the body
+//! frame    len u32 | crc u32 | body      len counts the body; its high bit asks for a sign of life
 //! body     tag u8 | from u64 | to u64 | term u64 | fields of the tag
 //! entry    term u64 | index u64 | start u64 | kind u8 | parts u24 | (len u32 | bytes)…
 //! ```
@@ -19,7 +19,7 @@ use crate::{
     time::Time,
 };
 
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The longest body. An entry that does not fit cannot be replicated.
 pub const MAX_BODY: usize = 16 << 20;
@@ -28,6 +28,15 @@ pub const MAX_ENTRIES: usize = 4096;
 const FRAME_HEAD: usize = 8;
 const ENTRY_HEAD: usize = 28;
 const NEEDS_SYNC: u8 = 0x80;
+const ASKS: u32 = 1 << 31;
+
+/// A message as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub message: Message,
+    /// The sender wants to see that it is read.
+    pub asks: bool,
+}
 
 /// One direction of an established connection: numbers and checks its frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,32 +50,35 @@ impl Session {
         Session { key, frames: 0 }
     }
 
-    fn checksum(&self, parts: &[&[u8]]) -> u32 {
+    fn checksum(&self, word: u32, parts: &[&[u8]]) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.key);
         hasher.update(&self.frames.to_le_bytes());
+        hasher.update(&word.to_le_bytes());
         parts.iter().for_each(|part| hasher.update(part));
         hasher.finalize()
     }
 
     /// Appends the frame's bytes to `out`; the parts of entries are handed over
-    /// without a copy.
-    pub fn encode(&mut self, message: &Message, out: &mut Vec<Bytes>) {
+    /// without a copy. With `asks` the other side is to show that it reads.
+    pub fn encode(&mut self, message: &Message, asks: bool, out: &mut Vec<Bytes>) {
         let mut pieces = Pieces::default();
         encode_body(message, &mut pieces);
         let body = pieces.finish();
         let len: usize = body.iter().map(Bytes::len).sum();
         let slices: Vec<&[u8]> = body.iter().map(|piece| &piece[..]).collect();
-        let crc = self.checksum(&slices);
+        let word = len as u32 | if asks { ASKS } else { 0 };
+        let crc = self.checksum(word, &slices);
         self.frames += 1;
-        let head = [(len as u32).to_le_bytes(), crc.to_le_bytes()].concat();
+        let head = [word.to_le_bytes(), crc.to_le_bytes()].concat();
         out.push(head.into());
         out.extend(body);
     }
 
     /// Takes the next message off `buffer`, if it is there as a whole.
-    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, PeerError> {
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Arrived>, PeerError> {
         let Some(head) = buffer.first_chunk::<FRAME_HEAD>() else { return Ok(None) };
-        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let word = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        let (len, asks) = ((word & !ASKS) as usize, word & ASKS != 0);
         let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
         if len > MAX_BODY {
             return Err(PeerError::TooLarge { bytes: len, limit: MAX_BODY });
@@ -76,14 +88,14 @@ impl Session {
         }
         buffer.advance(FRAME_HEAD);
         let body = buffer.split_to(len).freeze();
-        if self.checksum(&[&body]) != crc {
+        if self.checksum(word, &[&body]) != crc {
             return Err(PeerError::Damaged);
         }
         self.frames += 1;
         let mut reader = Reader(body);
         let message = decode_body(&mut reader)?;
         match reader.0.is_empty() {
-            true => Ok(Some(message)),
+            true => Ok(Some(Arrived { message, asks })),
             false => Err(PeerError::Malformed("length")),
         }
     }

@@ -20,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-use raft::{ProgressState, RawNode, StateRole, prelude::Message as RaftMessage};
+use raft::{
+    ProgressState, RawNode, StateRole,
+    prelude::{Message as RaftMessage, MessageType},
+};
 
 use self::{install::Install, serving::Serving};
 use super::{
@@ -120,6 +123,9 @@ pub struct Member<D: Disk> {
     needy: BTreeSet<NodeId>,
     /// For those whom a change removes: what they shall still know.
     farewells: Vec<(NodeId, Mark)>,
+    /// Entries in the log that raft-rs is still to be told of: all at once is
+    /// cheaper, and they leave together.
+    proposed: u64,
     persisting: VecDeque<Persisting>,
     /// Messages that wait until what they speak of is written.
     unsent: VecDeque<RaftMessage>,
@@ -162,6 +168,8 @@ impl<D: Disk> Member<D> {
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
+            // Appends and heartbeats say it in time.
+            skip_bcast_commit: true,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -181,6 +189,7 @@ impl<D: Disk> Member<D> {
             serving: BTreeMap::new(),
             needy: BTreeSet::new(),
             farewells: Vec::new(),
+            proposed: 0,
             persisting: VecDeque::new(),
             unsent: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -302,13 +311,28 @@ impl<D: Disk> Member<D> {
             places(part, position);
         })?;
         self.syncing.appended(parts);
-        self.raw.propose(Vec::new(), Vec::new()).expect("a leader takes proposals");
-        assert_eq!(self.raw.raft.raft_log.last_index(), place.index.0, "both logs are one");
+        self.proposed += 1;
         Ok(place)
     }
 
-    /// The followers that answer and take entries as they come, sorted.
-    pub fn followers(&self) -> Vec<NodeId> {
+    /// Tells raft-rs what was proposed: before anything else happens to it.
+    fn hand_in(&mut self) {
+        if self.proposed == 0 {
+            return;
+        }
+        let mut message = RaftMessage::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raw.raft.id;
+        let entries = vec![Default::default(); std::mem::take(&mut self.proposed) as usize];
+        message.set_entries(entries.into());
+        self.raw.raft.step(message).expect("a leader takes proposals");
+        let last = self.raw.raft.raft_log.last_index();
+        assert_eq!(last, self.log().last_index().0, "both logs are one");
+    }
+
+    /// The followers that keep up and that may be kept busy: without them there
+    /// still is a majority, so that no commit waits for them.
+    pub fn spare_followers(&self) -> Vec<NodeId> {
         let progress = self.raw.raft.prs();
         let keeps_up = |node: &NodeId| {
             let progress = progress.get(node.0).filter(|_| *node != self.id());
@@ -320,6 +344,8 @@ impl<D: Disk> Member<D> {
         };
         nodes.retain(keeps_up);
         nodes.sort();
+        let needed = self.configuration().voters().iter().map(|voters| voters.len() / 2).max();
+        nodes.drain(..needed.unwrap_or(0).min(nodes.len()));
         nodes
     }
 

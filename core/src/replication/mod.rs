@@ -225,11 +225,11 @@ impl<D: Disk> Replica<D> {
         }
     }
 
-    /// The followers that keep up, if this replica leads.
-    pub fn followers(&self) -> Vec<NodeId> {
+    /// The followers that no commit waits for, if this replica leads.
+    pub fn spare_followers(&self) -> Vec<NodeId> {
         match self {
             Replica::Alone(_) => Vec::new(),
-            Replica::Member(member) => member.followers(),
+            Replica::Member(member) => member.spare_followers(),
         }
     }
 

@@ -101,6 +101,8 @@ fn a_leader_with_a_minority_acknowledges_nothing_and_its_lease_ends() {
     for seed in 0..20 {
         let (mut cluster, old) = settled(seed, 3, Flush::Sync);
         cluster.isolate(&[old]);
+        // What a follower has confirmed commits when the leader's own disk is through.
+        run_for(&mut cluster, 20);
         let before = cluster.member(old).committed();
         cluster.run_till("new leader", |cluster| {
             cluster.propose(old);

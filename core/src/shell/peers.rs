@@ -28,7 +28,7 @@ use crate::{
     ids::NodeId,
     peer::{
         Message, PeerError,
-        codec::Session,
+        codec::{Arrived, Session},
         handshake::{Dialler, Heard, Listener as Handshake, Membership, nonce},
     },
     runtime::{Listener, Runtime},
@@ -40,8 +40,10 @@ use crate::{
 const REDIAL: Duration = Duration::from_millis(100);
 /// How long proving may take.
 const PROVE_WITHIN: Duration = Duration::from_secs(5);
-/// A peer that says nothing for so long after something was sent is not heard
-/// any more: a partition may have swallowed the connection.
+/// How often a peer is asked for a sign of life, if there is anything to send.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// A peer that does not give one for so long is not heard any more: a partition
+/// may have swallowed the connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Beyond this many bytes waiting for a peer, messages to it are dropped.
 const WAITING: usize = 32 << 20;
@@ -76,8 +78,27 @@ pub(super) enum PeerEvent {
 struct Open {
     session: Session,
     outbox: Outbox,
-    /// The oldest message since the peer was last heard.
-    unanswered: Rc<Cell<Option<Time>>>,
+    /// When the peer was last asked for a sign of life.
+    asked: Time,
+    /// Until it gives one.
+    is_waiting: Rc<Cell<bool>>,
+}
+
+impl Open {
+    /// Whether it was asked long ago.
+    fn is_silent(&self, now: Time) -> bool {
+        self.is_waiting.get() && now.since(self.asked) > ANSWER_WITHIN
+    }
+
+    /// Whether it is time to ask.
+    fn asks(&mut self, now: Time) -> bool {
+        let asks = !self.is_waiting.get() && now.since(self.asked) >= ASK_EVERY;
+        if asks {
+            self.asked = now;
+            self.is_waiting.set(true);
+        }
+        asks
+    }
 }
 
 /// The way to one replica. Clones are the same way.
@@ -153,16 +174,15 @@ impl<R: Runtime, E: 'static> Peers<R, E> {
         let Some(link) = self.links.get(&message.to) else { return };
         let mut link = link.open.borrow_mut();
         let Some(open) = link.as_mut() else { return };
-        let since = *open.unanswered.get().get_or_insert(now);
-        open.unanswered.set(Some(since));
-        if now.since(since) > ANSWER_WITHIN {
+        if open.is_silent(now) {
             return open.outbox.close();
         }
         if open.outbox.queued() > WAITING {
             return;
         }
+        let asks = open.asks(now);
         let mut pieces = Vec::new();
-        open.session.encode(message, &mut pieces);
+        open.session.encode(message, asks, &mut pieces);
         let mut pieces = pieces.into_iter();
         let head = pieces.next().unwrap_or_default();
         open.outbox.send(Packet { head, body: pieces.collect() });
@@ -219,11 +239,12 @@ async fn keep_dialling<R: Runtime, E: 'static>(ours: Ours<R, E>, peer: NodeId, l
             match ours.within(PROVE_WITHIN, prove(&ours, peer, reader, writer)).await {
                 Ok((reader, writer, session)) => {
                     let outbox = Outbox::new();
-                    let unanswered = Rc::new(Cell::new(None));
-                    let pulses = hear_pulses(reader, outbox.clone(), unanswered.clone());
-                    ours.runtime.spawn(pulses);
+                    let is_waiting = Rc::new(Cell::new(false));
+                    let signs = hear_signs(reader, outbox.clone(), is_waiting.clone());
+                    ours.runtime.spawn(signs);
+                    let asked = Time::ZERO;
                     *link.open.borrow_mut() =
-                        Some(Open { session, outbox: outbox.clone(), unanswered });
+                        Some(Open { session, outbox: outbox.clone(), asked, is_waiting });
                     let ended = write_packets(writer, &outbox).await;
                     tracing::debug!(%peer, %ended, "the connection to a replica ended");
                     link.open.borrow_mut().take();
@@ -261,15 +282,15 @@ async fn prove<R: Runtime, E>(
     }
 }
 
-/// The other side sends a byte for whatever it has read.
-async fn hear_pulses(
+/// The other side sends a byte when it reads a message that asks for it.
+async fn hear_signs(
     mut reader: impl tokio::io::AsyncRead + Unpin,
     outbox: Outbox,
-    unanswered: Rc<Cell<Option<Time>>>,
+    is_waiting: Rc<Cell<bool>>,
 ) {
     let mut bytes = [0; 256];
     while let Ok(1..) = reader.read(&mut bytes).await {
-        unanswered.set(None);
+        is_waiting.set(false);
     }
     outbox.close();
 }
@@ -336,11 +357,11 @@ async fn convince<R: Runtime, E>(
 /// Reads messages until the connection ends.
 async fn receive<R: Runtime, E>(ours: &Ours<R, E>, mut from: Proved<R>) -> io::Error {
     loop {
-        let mut heard = false;
+        let mut asked = false;
         loop {
             match from.session.decode(&mut from.buffer) {
-                Ok(Some(message)) if message.from == from.peer => {
-                    heard = true;
+                Ok(Some(Arrived { message, asks })) if message.from == from.peer => {
+                    asked |= asks;
                     let event = (ours.wrap)(PeerEvent::Message(message));
                     if ours.events.send(event).await.is_err() {
                         return io::ErrorKind::BrokenPipe.into();
@@ -351,12 +372,12 @@ async fn receive<R: Runtime, E>(ours: &Ours<R, E>, mut from: Proved<R>) -> io::E
                 Err(error) => return refused(error),
             }
         }
-        if heard {
-            let pulsed = async {
+        if asked {
+            let answered = async {
                 from.writer.write_all(&[1]).await?;
                 from.writer.flush().await
             };
-            if let Err(error) = pulsed.await {
+            if let Err(error) = answered.await {
                 return error;
             }
         }

@@ -28,6 +28,7 @@ impl<D: Disk> Member<D> {
     }
 
     pub(super) fn tick(&mut self, now: Time) -> Result<(), StoreError> {
+        self.hand_in();
         let wanted = self.ticks_wanted();
         let due = self.ticks.due(now, wanted.unwrap_or(0));
         for _ in 0..due {

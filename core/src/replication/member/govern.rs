@@ -54,6 +54,7 @@ impl<D: Disk> Member<D> {
         draft.part(|out| next.encode(out));
         draft.require_sync();
         let term = self.term();
+        self.hand_in();
         let store = self.raw.mut_store();
         let place = store.log.append(&mut store.disk, term, &mut draft, |_, _| {})?;
         self.raw.propose_conf_change(Vec::new(), step).expect("a leader takes proposals");
@@ -178,6 +179,7 @@ impl<D: Disk> Member<D> {
         let reachable = known.filter(|(progress, _)| progress.recent_active);
         let furthest = reachable.max_by_key(|(progress, id)| (progress.matched, *id));
         let (Role::Leader, Some((_, successor))) = (self.role(), furthest) else { return false };
+        self.hand_in();
         self.lease.revoke(self.term());
         self.raw.transfer_leader(successor.0);
         true

@@ -56,18 +56,18 @@ impl<D: Disk> Member<D> {
             _ => {}
         }
         self.weigh(now, &mut message);
-        let received = match &mut message.body {
-            Body::Append { entries, .. } => {
-                if !self.make_room(entries)? {
-                    return Ok(());
-                }
-                entries.clone()
-            }
-            _ => Vec::new(),
-        };
+        if let Body::Append { entries, .. } = &mut message.body
+            && !self.make_room(entries)?
+        {
+            return Ok(());
+        }
         let last = LogIndex(self.raw.raft.raft_log.last_index());
         // What raft-rs refuses, from whom it does not know, changes nothing.
         let _ = self.raw.step(to_raft(&message, last));
+        let received = match &mut message.body {
+            Body::Append { entries, .. } => std::mem::take(entries),
+            _ => Vec::new(),
+        };
         self.note_times(&message);
         match message.body {
             Body::Offer { offer, .. } if message.term == self.term() => {

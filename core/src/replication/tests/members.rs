@@ -259,7 +259,7 @@ fn a_disk_with_unreadable_sectors_is_filled() {
 #[test]
 fn who_kept_what_a_majority_lost_gives_way() {
     let mut gave_way = 0;
-    for seed in 0..40 {
+    for seed in 0..80 {
         let (mut cluster, leader) = settled(seed, 3, ASYNC);
         let kept = (leader + 1) % 3;
         run_for(&mut cluster, 300);
