@@ -8,12 +8,13 @@
 //! `SIGBUS`, which ends the process like a kill.
 
 mod ahead;
+mod read_ahead;
 mod sync;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, IoSlice},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -21,15 +22,21 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock, fstatvfs};
+use rustix::{
+    fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock, fstatvfs},
+    io::{pwritev, retry_on_intr},
+};
 use stormglass_core::runtime::{Disk, FileId};
 
-use ahead::{Ahead, AheadThread};
+use ahead::{Ahead, AheadThread, PAGE};
+use read_ahead::ReadAhead;
 pub use sync::Synced;
 use sync::{SyncJob, SyncThread};
 
 /// A file beside the store that says that a sync failed and the process ended.
 const SYNC_FAILED: &str = "sync-failed";
+
+const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
 /// The files below `DIR/store`; `DIR/lock` keeps a second process away.
 pub struct RealDisk {
@@ -48,6 +55,7 @@ struct OpenFile {
     len: u64,
     map: Option<Map>,
     ahead: Option<Arc<Ahead>>,
+    read_ahead: ReadAhead,
     /// Directories that must be synced before the file's name is durable.
     unsynced_dirs: BTreeSet<PathBuf>,
 }
@@ -95,7 +103,8 @@ impl RealDisk {
         // its name, or its directory's, and not synced it.
         let unsynced_dirs = self.dirs_of(name);
         let (name, file) = (name.to_owned(), Arc::new(file));
-        let open = OpenFile { name, file, len, map: None, ahead: None, unsynced_dirs };
+        let (map, ahead, read_ahead) = Default::default();
+        let open = OpenFile { name, file, len, map, ahead, read_ahead, unsynced_dirs };
         self.files.insert(id, open);
         id
     }
@@ -166,6 +175,7 @@ impl Disk for RealDisk {
         open.unsynced_dirs.extend(dirs);
         open.unsynced_dirs.extend(left);
         open.name = to.to_owned();
+        open.read_ahead = ReadAhead::default();
         if let Some(ahead) = open.ahead.take() {
             ahead.claim(open.len);
         }
@@ -182,10 +192,12 @@ impl Disk for RealDisk {
     fn write(&mut self, id: FileId, offset: u64, data: &[u8]) -> io::Result<()> {
         let open = self.file(id)?;
         open.check_range(offset, data.len())?;
-        if let Some(ahead) = &open.ahead {
-            ahead.claim(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        open.read_ahead.note_write(end);
+        match open.ahead.as_ref().map_or(0, |ahead| ahead.claim(end)) {
+            0 => open.file.write_all_at(data, offset),
+            zeros => write_all_at(&open.file, data, &ZEROS[..zeros], offset),
         }
-        open.file.write_all_at(data, offset)
     }
 
     fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Bytes> {
@@ -198,6 +210,7 @@ impl Disk for RealDisk {
             Some(map) => map,
             empty => empty.insert(Map::new(&open.file, open.len)?),
         };
+        open.read_ahead.note_read(&open.file, open.len, offset);
         let start = offset as usize;
         Ok(map.whole.slice(start..start + len))
     }
@@ -313,6 +326,15 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
             })
         }
         done => Ok(done?),
+    }
+}
+
+fn write_all_at(file: &File, data: &[u8], after: &[u8], offset: u64) -> io::Result<()> {
+    let slices = [IoSlice::new(data), IoSlice::new(after)];
+    let written = retry_on_intr(|| pwritev(file, &slices, offset))?;
+    match data.get(written..) {
+        Some(rest) => file.write_all_at(rest, offset + written as u64),
+        None => Ok(()),
     }
 }
 

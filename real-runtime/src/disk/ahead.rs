@@ -25,6 +25,8 @@ use rustix::fs::OFlags;
 const CHUNK: u64 = 256 << 10;
 /// Bytes kept ahead of the log; refilled when half are used.
 const WINDOW: u64 = 32 << 20;
+/// What the page cache holds or does not.
+pub const PAGE: u64 = 4 << 10;
 
 /// A new file, all zero, of which ever more has really been written.
 pub struct Ahead {
@@ -58,13 +60,19 @@ impl Ahead {
         Some(Arc::new(Ahead { direct, len, state, chunk_done }))
     }
 
-    /// Must be called before the log writes up to `end`.
-    pub fn claim(&self, end: u64) {
+    /// Must be called before the log writes up to `end`. Returns how many zeros
+    /// are to be written with it: they are there already, but of a page that is
+    /// written whole the system needs to read nothing first, while the log waits.
+    pub fn claim(&self, end: u64) -> usize {
         let mut state = self.lock();
         while state.busy && end > state.zeroed {
             state = self.chunk_done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.used = state.used.max(end);
+        if end <= state.used {
+            return 0;
+        }
+        state.used = end.next_multiple_of(PAGE).min(self.len);
+        (state.used - end) as usize
     }
 
     fn is_short(&self) -> bool {
