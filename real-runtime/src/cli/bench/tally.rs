@@ -58,6 +58,10 @@ impl Turns {
     pub fn rate(&self) -> f64 {
         self.tally.messages as f64 / self.spent.as_secs_f64().max(1e-6)
     }
+
+    pub fn bytes_per_second(&self) -> f64 {
+        self.tally.bytes as f64 / self.spent.as_secs_f64().max(1e-6)
+    }
 }
 
 pub fn failed(failure: Option<String>) -> io::Result<()> {
