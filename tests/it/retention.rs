@@ -9,6 +9,7 @@ use stormglass_core::{
     replication::Flush,
     wire::{Fields, code, header::PopHeader, request},
 };
+use stormglass_sim::fault::Unsynced;
 use stormglass_tests::by_hand::{ByHand, Sent, send_fields, small_config};
 
 const TOPIC: &str = "orders";
@@ -29,7 +30,7 @@ fn fill(by_hand: &mut ByHand, kib: usize) {
 
 fn log_kib(by_hand: &ByHand) -> u64 {
     let view = by_hand.broker.as_ref().unwrap().view();
-    (view.applied().0 - view.start().0) >> 10
+    (view.applied().0 - view.log().start().0) >> 10
 }
 
 fn losses(by_hand: &ByHand) -> u64 {
@@ -86,6 +87,25 @@ fn a_group_that_is_behind_is_waited_for_and_then_passed_and_told() {
     assert_eq!(answer.fields.get("lost"), Some(&*lost.to_string()));
     let (code, next, _) = by_hand.pull(TOPIC, 0, 40);
     assert_eq!((code, next), (code::PULL_OFFSET_MOVED, now_at as i64));
+}
+
+/// Files that were removed are there again after a power loss; messages are not.
+#[test]
+fn what_is_gone_stays_gone() {
+    let mut by_hand = ByHand::with(config());
+    by_hand.start().unwrap();
+    let (mut gone, mut losses) = (0, 0);
+    for _ in 0..200 {
+        by_hand.send(TOPIC, 0, &"x".repeat(8 << 10));
+        by_hand.pass(Duration::from_millis(500));
+        if min(&by_hand) > gone {
+            (gone, losses) = (min(&by_hand), losses + 1);
+            by_hand.power_loss_with(Unsynced::Lost);
+            by_hand.start().unwrap();
+            assert_eq!(min(&by_hand), gone);
+        }
+    }
+    assert!(losses >= 5, "{losses}");
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! for ever: at `retain_at_most` times the limit it is decided, on record, to go
 //! on without them, and counted what each group loses by it; or sends are
 //! refused until they have caught up (L13).
+//!
+//! What goes is gone on record first. Files that were removed may be there again
+//! after a power loss, and another replica may still have them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,7 +29,7 @@ use crate::{
     time::{Now, Time},
 };
 
-/// The decision to drop what some groups have not read.
+/// The decision to let go of the oldest messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
     /// Everything before it goes.
@@ -51,6 +54,11 @@ impl PassedGroups {
         }
     }
 
+    /// Everything before it is gone, whether or not it can be read.
+    pub fn to(&self) -> Position {
+        self.to
+    }
+
     pub fn losses(&self) -> impl Iterator<Item = (&Name, &Shard, u64)> {
         let groups = self.losses.iter();
         groups.flat_map(|(group, shards)| shards.iter().map(move |(at, lost)| (group, at, *lost)))
@@ -69,7 +77,7 @@ pub(super) struct Retention {
     next_scan: Option<Time>,
     /// Segments may go once a snapshot no longer needs them for a restart.
     pub waits_for_snapshot: bool,
-    /// A decision to pass somebody is on its way.
+    /// A decision is on its way.
     is_deciding: bool,
     /// Sends are refused until those who are behind have caught up.
     pub is_full: bool,
@@ -122,47 +130,47 @@ impl<D: Disk> Broker<D> {
         }
         self.retention.waits_for_snapshot = to > self.snapshot.position.max(start);
         to = self.reach(to.min(self.snapshot.position));
-        if to <= needed || to <= self.state.passed.to {
-            return self.drop_before(to);
-        }
-        if self.is_following() {
-            // The leader decides who is passed.
-            return self.drop_before(self.reach(to.min(needed.max(self.state.passed.to))));
+        let decided = self.state.passed.to;
+        if to <= decided || self.is_following() {
+            return self.drop_before(self.reach(to.min(decided)));
         }
         if self.retention.is_deciding {
             return Ok(());
         }
-        let losses = self.losses(to)?;
+        let losses = if to > needed { self.losses(to)? } else { Vec::new() };
+        if to > needed && losses.is_empty() {
+            tracing::warn!(%to, "retention takes messages that nobody has decided");
+        }
         let passed = Command::Passed(Passed { to, losses });
         match self.propose_command(passed, Answer::Nothing) {
             Ok(_) => {
                 self.retention.is_deciding = true;
                 Ok(())
             }
+            // Nobody loses by it, and it makes room.
+            Err(StoreError::Full) if to <= needed => self.drop_before(to),
             Err(StoreError::Full | StoreError::TooLarge { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
     fn drop_before(&mut self, to: Position) -> Result<(), StoreError> {
-        if self.replica.expire(to)? > 0 {
-            let (log, disk) = self.replica.parts();
-            self.state.expire(disk, log)?;
-        }
-        Ok(())
+        if self.replica.expire(to)? > 0 { self.forget_expired() } else { Ok(()) }
     }
 
-    /// It is on record that these groups lose messages: so be it.
+    fn forget_expired(&mut self) -> Result<(), StoreError> {
+        let (log, disk) = self.replica.parts();
+        self.state.expire(disk, log)
+    }
+
+    /// It is on record: so be it.
     pub(super) fn groups_passed(&mut self, passed: &Passed) {
         self.retention.is_deciding = false;
         for (group, shard, lost) in &passed.losses {
             tracing::warn!(%group, %shard, lost, "retention takes messages that were not read");
         }
-        if passed.losses.is_empty() {
-            let to = passed.to;
-            tracing::warn!(%to, "retention takes messages that nobody has decided");
-        }
-        if let Err(error) = self.drop_before(passed.to.min(self.snapshot.position)) {
+        let to = passed.to.min(self.snapshot.position);
+        if let Err(error) = self.forget_expired().and_then(|()| self.drop_before(to)) {
             self.fail(error);
         }
     }

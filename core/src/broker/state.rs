@@ -416,9 +416,9 @@ impl State {
         self.put_offset(&OffsetCommit { group, topic, queue, offset, resets });
     }
 
-    /// Forgets what retention took from the front of the log.
+    /// Forgets what retention took from the front of the log, or shall take.
     pub fn expire(&mut self, disk: &mut impl Disk, log: &CommitLog) -> Result<(), StoreError> {
-        let start = log.start();
+        let start = log.start().max(self.passed.to());
         for queue in self.topics.iter_mut().flat_map(|topic| &mut topic.queues) {
             self.expired += queue.index.expire(disk, log, start)?;
         }

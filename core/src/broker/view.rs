@@ -74,8 +74,9 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.applied.position
     }
 
+    /// Everything before it is gone, though the log may still have some of it.
     pub fn start(&self) -> Position {
-        self.0.replica.log().start()
+        self.0.replica.log().start().max(self.0.state.passed.to())
     }
 
     pub fn queues(&self) -> impl Iterator<Item = (Shard, QueueView)> + 'a {

@@ -58,7 +58,8 @@ impl Chain {
         let end = view.committed();
         // Opened anew, or brought here by a snapshot: what lies before is what
         // the others say it is.
-        let so_far = followed.take().filter(|so_far| (view.start()..=end).contains(&so_far.end));
+        let so_far =
+            followed.take().filter(|so_far| (view.log().start()..=end).contains(&so_far.end));
         let mut so_far = so_far.unwrap_or_else(|| {
             let digest = self.links.get(&committed).map(|known| known.digest);
             Followed { end, digest }
