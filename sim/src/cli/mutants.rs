@@ -290,3 +290,15 @@ fn storms(likeliest: &str) -> Result<Vec<Job>, Refused> {
     jobs.extend(Selection { world: madsim(), seeds: Some(10..MORE_SEEDS), ..own }.jobs()?);
     Ok(jobs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_has_its_place_in_the_tree() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let planted = load().and_then(|all| plant_all(&all, tree));
+        assert!(planted.is_ok_and(|files| files.len() > 1));
+    }
+}
