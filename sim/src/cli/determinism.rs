@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     env,
     io::{self, BufRead, BufReader, Write},
+    ops::Range,
     process::{Command, Stdio},
     thread,
 };
@@ -24,9 +25,9 @@ pub struct Args {
     /// Names, or paths of TOML files; all committed ones if absent
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// The seeds from 0 up to N instead of the pinned ones
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: Option<u64>,
+    /// The seeds from 0 up to N, or from A up to B, instead of the pinned ones
+    #[arg(long, value_name = "N|A..B", value_parser = seeds)]
+    seeds: Option<Range<u64>>,
     /// madsim, turmoil or both
     #[arg(long, value_name = "WORLD", value_parser = worlds, default_value = "both")]
     world: Worlds,
@@ -55,6 +56,14 @@ pub struct One {
     times: u32,
 }
 
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    match text.parse::<u64>() {
+        Ok(0) => Err("that is no seed at all".to_owned()),
+        Ok(count) => Ok(0..count),
+        Err(_) => selection::seeds(text),
+    }
+}
+
 /// How many differences are shown with their first diverging event.
 const SHOWN: usize = 5;
 
@@ -64,7 +73,7 @@ type Hashes = BTreeMap<(u8, usize), String>;
 pub fn determinism(args: &Args) -> Result<Outcome, Refused> {
     let selection = Selection {
         scenarios: args.scenarios.clone(),
-        seeds: args.seeds.map(|seeds| 0..seeds),
+        seeds: args.seeds.clone(),
         world: args.world.clone(),
         ..Selection::default()
     };
@@ -105,8 +114,8 @@ fn hashes_of_a_process(args: &Args, passes: u8, threads: usize) -> Result<Hashes
     let mut child = this_program()?;
     child.arg("hashes").arg("--passes").arg(passes.to_string());
     child.arg("--jobs").arg(threads.to_string()).arg("--world").arg(args.world.to_string());
-    if let Some(seeds) = args.seeds {
-        child.arg("--seeds").arg(format!("0..{seeds}"));
+    if let Some(Range { start, end }) = args.seeds {
+        child.arg("--seeds").arg(format!("{start}..{end}"));
     }
     child.arg("--").args(&args.scenarios);
     let mut hashes = Hashes::new();

@@ -57,8 +57,19 @@ struct Mutant {
     file: String,
     find: String,
     replace: String,
+    /// What else the bug needs, where one guard stands behind another.
+    #[serde(default)]
+    also: Vec<Change>,
     must_fire: BTreeSet<u32>,
     scenario: String,
+}
+
+/// In the same file.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    find: String,
+    replace: String,
 }
 
 /// The environment variable that switches one bug on.
@@ -196,17 +207,26 @@ fn read(path: &Path) -> Result<String, Refused> {
     fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Puts `replace` beside the expression that `find` points at, behind a switch.
+/// The file's text with the bug in it, behind a switch.
 fn plant(number: u32, mutant: &Mutant, text: &str) -> Result<String, Refused> {
-    let Mutant { name, file, find, replace, .. } = mutant;
+    let Mutant { name, file, find, replace, also, .. } = mutant;
+    let changes = also.iter().map(|change| (&change.find, &change.replace));
+    let mut planted = text.to_owned();
+    for (find, replace) in [(find, replace)].into_iter().chain(changes) {
+        planted = change(number, find, replace, &planted)
+            .map_err(|wrong| format!("{name}, in {file}: {wrong}"))?;
+    }
+    Ok(planted)
+}
+
+/// Puts `replace` beside the expression that `find` points at.
+fn change(number: u32, find: &str, replace: &str, text: &str) -> Result<String, Refused> {
     let (before, rest) = find.split_once('«').unwrap_or(("", find));
     let (original, after) = rest.split_once('»').unwrap_or((rest, ""));
     let found = format!("{before}{original}{after}");
     match text.matches(&found).count() {
         1 => {}
-        times => {
-            return Err(format!("{name}, in {file}: {found:?} occurs {times} times, not once"));
-        }
+        times => return Err(format!("{found:?} occurs {times} times, not once")),
     }
     let choice = format!("(if crate::planted({number}) {{ {replace} }} else {{ {original} }})");
     Ok(text.replace(&found, &format!("{before}{choice}{after}")))
