@@ -107,6 +107,14 @@ pub struct MadsimWorld {
     nodes: Vec<MadsimNode>,
 }
 
+impl Drop for MadsimWorld {
+    /// A task that waits holds what would wake it, and so itself: left alone it
+    /// outlives the run, some megabytes each time.
+    fn drop(&mut self) {
+        self.nodes.iter().for_each(|node| self.handle.kill(node.id));
+    }
+}
+
 struct MadsimNode {
     id: NodeId,
     started: bool,
