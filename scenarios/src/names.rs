@@ -67,7 +67,7 @@ pub const RECOVERABLE: [&str; 14] = [
 /// What is counted besides faults: what clients saw, by what they did (the
 /// first rows), and what happened inside machines (the last four).
 #[rustfmt::skip]
-pub const MARKS: [&str; 59] = [
+pub const MARKS: [&str; 60] = [
     "send-ok", "send-refused", "send-unknown", "idempotent-retry", "delayed", "recall",
     "half", "commit", "rollback", "end-unknown", "end-lost", "end-twice", "end-contrary",
     "end-conflict", "check-back", "check-elsewhere",
@@ -78,7 +78,7 @@ pub const MARKS: [&str; 59] = [
     "broker-start", "recovery", "refused-start", "store-stopped", "sync-failed", "no-room",
     "torn-page", "tail-cut", "segment-roll", "segment-recycle", "licensed-loss",
     "election", "leader-change", "distrusted", "repaired", "snapshot-installed",
-    "members-changed", "leadership-transferred",
+    "members-changed", "leadership-transferred", "follower-read",
 ];
 
 /// The families of failure stories and their last numbers.

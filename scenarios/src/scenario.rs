@@ -92,6 +92,9 @@ pub struct Cluster {
     /// Age of a message after which its segment may expire; none does if absent.
     #[serde(deserialize_with = "optional_duration")]
     pub retain_for: Option<Duration>,
+    /// A reader with more bytes of the log before it is sent to a follower.
+    #[serde(deserialize_with = "optional_size")]
+    pub far_behind: Option<u64>,
     pub topics: Vec<Topic>,
     /// Consumer groups that are to be configured; others have the defaults.
     pub groups: Vec<Group>,
@@ -114,6 +117,7 @@ impl Default for Cluster {
             segment_bytes: 256 << 10,
             retain_bytes: None,
             retain_for: None,
+            far_behind: None,
             topics: Vec::new(),
             groups: Vec::new(),
             checks: Checks::default(),

@@ -68,6 +68,9 @@ fn check_cluster(cluster: &Cluster) -> Checked {
     if let Some(bytes) = cluster.retain_bytes {
         within("cluster.retain_bytes", bytes, cluster.segment_bytes..=1 << 40)?;
     }
+    if let Some(bytes) = cluster.far_behind {
+        within("cluster.far_behind", bytes, 1 << 10..=1 << 40)?;
+    }
     ensure(!cluster.topics.is_empty(), "cluster.topics", || {
         "is empty, allowed: at least one topic, as in { name = \"orders\", queues = 4 }".to_owned()
     })?;

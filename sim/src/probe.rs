@@ -76,6 +76,8 @@ struct Seen {
     committed: LogIndex,
     followed: Option<Followed>,
     is_distrusted: bool,
+    /// Messages that this life served while another replica led.
+    served_following: u64,
     /// The most bytes of messages that this life held in memory.
     held: u64,
     /// The instant of the last look, and how many there were in it.
@@ -165,6 +167,10 @@ impl Probe {
             self.pen.mark(Mark::Repaired);
         } else if view.log().is_distrusted() && !mem::replace(&mut seen.is_distrusted, true) {
             self.pen.mark(Mark::Distrusted);
+        }
+        let served = view.counters().served_following;
+        if mem::replace(&mut seen.served_following, served) < served {
+            self.pen.mark(Mark::FollowerRead);
         }
         set.is_decided_by(view);
         let leads = self.leads(seen, role, term);

@@ -315,6 +315,8 @@ named! {
         /// that another replica is to lead.
         MembersChanged = "members-changed",
         LeadershipTransferred = "leadership-transferred",
+        /// A replica served messages while another one led.
+        FollowerRead = "follower-read",
         SegmentRoll = "segment-roll",
         SegmentRecycle = "segment-recycle",
     }

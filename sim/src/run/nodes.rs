@@ -244,6 +244,7 @@ fn broker(
     name_servers: Vec<SocketAddr>,
 ) -> NodeConfig {
     let cluster = &scenario.cluster;
+    let usual = BrokerConfig::new(addr);
     let config = NodeConfig::broker(BrokerConfig {
         name: seat.set.name.clone(),
         cluster: CLUSTER.to_owned(),
@@ -256,6 +257,7 @@ fn broker(
         retain_bytes: cluster.retain_bytes,
         log: LogConfig { segment_bytes: cluster.segment_bytes, ..LogConfig::default() },
         retain_for: cluster.retain_for,
+        far_behind: cluster.far_behind.unwrap_or(usual.far_behind),
         auto_create_topics: false,
         lock_lease: cluster.lock_lease,
         check_back: CheckBack {
@@ -266,7 +268,7 @@ fn broker(
             ..CheckBack::default()
         },
         replica_set: seat.replica_set(cluster.election_timeout),
-        ..BrokerConfig::new(addr)
+        ..usual
     });
     let peers = (seat.addresses.len() > 1).then(|| seat.peers());
     NodeConfig { peers, ..config }

@@ -8,7 +8,7 @@ use stormglass_scenarios::{Disk, Role, Scenario};
 use crate::fault::{Fault, plan::Plan};
 
 /// What only a look inside a broker tells.
-const UNSEEN: [&str; 24] = [
+const UNSEEN: [&str; 25] = [
     "queue-growth",
     "parked",
     "resumed",
@@ -33,6 +33,7 @@ const UNSEEN: [&str; 24] = [
     "snapshot-installed",
     "members-changed",
     "leadership-transferred",
+    "follower-read",
 ];
 
 /// Promises that are judged by what brokers say of themselves.
