@@ -249,22 +249,27 @@ fn an_orderly_stop_hands_over() {
 /// no reason to be called again and again.
 #[test]
 fn a_leader_whose_successor_is_silent_sleeps_meanwhile() {
-    let mut set = Set::new();
-    let leader = set.leader();
-    assert_eq!(set.send(leader, "a"), ok(0));
-    let fields = pull_fields("t", 0, 1, pull_flag::SUSPEND, 20);
-    set.nodes[leader].request(request::PULL_MESSAGE, fields, Vec::new());
-    let fields = TransferLeaderHeader { to: None }.fields();
-    let answer = set.nodes[leader].ask(request::TRANSFER_LEADER, fields, Vec::new());
-    assert_eq!(answer.unwrap().code, code::SUCCESS);
-    let mut slept = Duration::ZERO;
-    while set.nodes[leader].is_serving() && slept < Duration::from_millis(50) {
-        set.nodes[leader].pass(STEP);
-        slept += STEP;
-        let node = &set.nodes[leader];
-        assert!(node.broker.as_ref().unwrap().deadline() > node.now.mono, "after {slept:?}");
+    for stops in [false, true] {
+        let mut set = Set::new();
+        let leader = set.leader();
+        assert_eq!(set.send(leader, "a"), ok(0));
+        let node = &mut set.nodes[leader];
+        let fields = pull_fields("t", 0, 1, pull_flag::SUSPEND, 20);
+        node.request(request::PULL_MESSAGE, fields, Vec::new());
+        if stops {
+            node.input(Input::Stop);
+            node.settle();
+        } else {
+            let fields = TransferLeaderHeader { to: None }.fields();
+            let answer = node.ask(request::TRANSFER_LEADER, fields, Vec::new());
+            assert_eq!(answer.unwrap().code, code::SUCCESS);
+        }
+        for slept in 1..50 {
+            node.pass(STEP);
+            let broker = node.broker.as_ref().expect("it hopes for so long");
+            assert!(broker.deadline() > node.now.mono, "after {slept} ms");
+        }
     }
-    assert!(slept > Duration::from_millis(20), "the pull fell due");
 }
 
 /// Messages of so many kilobytes altogether; returns what the queue holds.
