@@ -41,6 +41,8 @@ struct Pending {
     failures: u32,
     /// Name servers asked so far.
     asked: usize,
+    /// The broker that was asked: no route may know it any more when it answers.
+    broker: Name,
     /// Brokers that have yet to be told, once it is known which, and where they
     /// are, if they are.
     untold: Option<BTreeMap<Name, Option<SocketAddr>>>,
@@ -80,6 +82,7 @@ impl Asks {
             deadline,
             failures: 0,
             asked: 0,
+            broker: "".into(),
             untold: None,
             is_outdated: false,
             order_list: None,
@@ -118,8 +121,7 @@ impl Asks {
             self.waiting.entry(topic).or_default().push(ticket);
             return;
         };
-        let mut masters = route.masters();
-        let addr = match whom {
+        let found = match whom {
             Whom::NobodyOf(_) => {
                 return self.finish(cx, ticket, Ok(Answer::Queues(route.readable.clone())));
             }
@@ -128,16 +130,21 @@ impl Asks {
                 let masters = masters.collect();
                 return self.tell_all(cx, ticket, masters);
             }
-            Whom::Master(_, broker) => route.master(&broker.into()),
+            Whom::Master(_, broker) => route.masters.get_key_value(&Name::from(broker)),
             // Each time another one.
             _ => {
                 self.turn = self.turn.wrapping_add(1);
-                let count = route.masters().count();
-                self.turn.checked_rem(count).and_then(|nth| masters.nth(nth))
+                let nth = self.turn.checked_rem(route.masters.len());
+                nth.and_then(|nth| route.masters.iter().nth(nth))
             }
         };
-        match addr {
-            Some(addr) => self.ask_broker(cx, ticket, addr),
+        match found {
+            Some((name, addr)) => {
+                if let Some(pending) = self.pending.get_mut(&ticket) {
+                    pending.broker = name.clone();
+                }
+                self.ask_broker(cx, ticket, *addr)
+            }
             None => {
                 cx.refresh_route(&topic);
                 self.retry_later(cx, ticket, "no broker is there for it".to_owned());
@@ -240,7 +247,7 @@ impl Asks {
                 self.tell_next(cx, ticket);
             }
             (AskStep::Broker(addr), Ask::Pop(pop)) => {
-                let popped = read_popped(cx, pop, addr, frame);
+                let popped = read_popped(cx, pop, (&pending.broker, addr), frame);
                 self.finish(cx, ticket, popped);
             }
             // An earlier try may have been what ended the lease.

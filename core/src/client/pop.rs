@@ -126,7 +126,7 @@ pub(super) fn changed(lease: &Lease, frame: &Frame) -> Result<Lease, Rejected> {
 pub(super) fn read_popped(
     cx: &mut Context,
     pop: &Pop,
-    addr: SocketAddr,
+    (broker, addr): (&Name, SocketAddr),
     frame: Frame,
 ) -> Result<Answer, ClientError> {
     match frame.code {
@@ -136,8 +136,7 @@ pub(super) fn read_popped(
         }
         _ => return Err(ClientError::Refused(Rejected::new(frame.code, frame.remark))),
     }
-    let broker_name = cx.routes.name_of(addr);
-    let all = parse(pop, broker_name, &frame).map_err(ClientError::Refused)?;
+    let all = parse(pop, broker, &frame).map_err(ClientError::Refused)?;
     let filter = TagFilter::parse(&pop.expression, None).map_err(ClientError::Refused)?;
     let (wanted, others): (Vec<Popped>, Vec<Popped>) =
         all.into_iter().partition(|popped| filter.matches_tag(popped.message.tag()));
@@ -147,7 +146,7 @@ pub(super) fn read_popped(
     Ok(Answer::Popped(wanted))
 }
 
-fn parse(pop: &Pop, broker_name: Name, frame: &Frame) -> Result<Vec<Popped>, Rejected> {
+fn parse(pop: &Pop, broker_name: &Name, frame: &Frame) -> Result<Vec<Popped>, Rejected> {
     let reply = PopReply::parse(&frame.fields)?;
     let mut starts = BTreeMap::new();
     for part in reply.start_offsets.unwrap_or_default().split(';') {
@@ -170,7 +169,7 @@ fn parse(pop: &Pop, broker_name: Name, frame: &Frame) -> Result<Vec<Popped>, Rej
             invisible_time: reply.invisible_time,
             revive_queue: reply.revive_queue,
             retry,
-            broker_name: &broker_name,
+            broker_name,
             queue,
             offset,
         };

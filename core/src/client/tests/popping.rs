@@ -34,6 +34,21 @@ fn answered(rig: &mut Rig, ask: Ask, code: i32, answer: (i32, Fields, Bytes)) ->
     ticket
 }
 
+fn one_message() -> (i32, Fields, Bytes) {
+    let mut body = Vec::new();
+    progress::tests::record(0, "a").encode(&mut body);
+    let reply = PopReply {
+        pop_wall: 1_795_000_000_000,
+        invisible_time: 60_000,
+        revive_queue: 0,
+        rest: 0,
+        start_offsets: Some("0 0 0"),
+        message_offsets: Some("0 0 0"),
+        order_counts: None,
+    };
+    (code::SUCCESS, reply.fields(), body.into())
+}
+
 fn popped(rig: &mut Rig) -> Vec<Popped> {
     let mut body = Vec::new();
     let mut retried = progress::tests::record(0, "a");
@@ -79,6 +94,28 @@ fn popped_messages_come_with_leases_and_what_only_looks_wanted_is_acknowledged()
     let offsets: Vec<i64> =
         acked.iter().map(|frame| AckHeader::parse(&frame.fields).unwrap().offset).collect();
     assert_eq!(offsets, [12]);
+}
+
+/// Its lease would have nobody to be given back to.
+#[test]
+fn what_a_broker_leased_before_it_left_the_route_is_still_its_own() {
+    let mut rig = rig();
+    rig.meddle = Box::new(|_, frame| match frame.code == request::POP_MESSAGE {
+        true => Fate::Silence,
+        false => Fate::Answer,
+    });
+    let ticket =
+        rig.command(Command::Ask(Ask::Pop(Pop { hold: Duration::from_secs(60), ..pop() })));
+    rig.tables.add_topic("orders", &[(2, 2)]);
+    rig.run_for(Duration::from_secs(31));
+    let (_, addr, frame) = rig.requests.iter().find(|r| r.2.code == request::POP_MESSAGE).unwrap();
+    let (addr, frame) = (*addr, frame.clone());
+    rig.reply(addr, &frame, one_message());
+    rig.settle_down();
+    let Some((_, Done::Answered(Ok(Answer::Popped(popped))))) = rig.outcome(ticket) else {
+        panic!("{:?}", rig.outcome(ticket));
+    };
+    assert_eq!(&*popped[0].lease.broker_name, "broker-1");
 }
 
 #[test]
