@@ -8,7 +8,7 @@ use stormglass_core::{
     rng::Rng,
     wire::{
         code,
-        header::{PullReply, pull_flag},
+        header::{NotLeader, PullReply, pull_flag},
         request,
     },
 };
@@ -22,6 +22,8 @@ const FAR: u64 = 8 << 10;
 struct Pulled {
     code: i32,
     reply: PullReply,
+    /// The leader's number in its set, if the answer names it.
+    leader: Option<u64>,
     found: Vec<(u64, String)>,
     took: Duration,
 }
@@ -47,6 +49,7 @@ fn pull(set: &mut Set, at: usize, offset: i64) -> Pulled {
             return Pulled {
                 code: answer.code,
                 reply: PullReply::parse(&answer.fields).unwrap(),
+                leader: NotLeader::parse(&answer.fields).ok().and_then(|says| says.leader),
                 found: records.iter().map(|record| (record.queue_offset, text(record))).collect(),
                 took: set.nodes[at].now.mono.since(began),
             };
@@ -90,6 +93,8 @@ fn a_cold_reader_is_sent_to_a_follower_and_comes_back_for_the_tail() {
     assert_eq!(seen, expected);
     assert!(followers >= 5, "most of it comes from a follower");
     assert_eq!(at, leader, "the tail does not");
+    let astray = pull(&mut set, (leader + 1) % 3, 300);
+    assert_eq!(astray.leader, Some(leader as u64 + 1), "who lost its leader is told");
     assert!((0..3).map(|at| served_following(&set, at)).sum::<u64>() >= 200);
 }
 
@@ -107,6 +112,7 @@ fn a_follower_that_is_cut_off_serves_what_it_has_and_judges_no_offset() {
     for offset in [100, 150, 5000] {
         let beyond = pull(&mut set, follower, offset);
         assert_eq!(beyond.code, code::PULL_RETRY_IMMEDIATELY, "never an offset to go to");
+        assert!(beyond.leader.is_none_or(|leader| leader != follower as u64 + 1));
         assert_eq!((beyond.reply.next_offset, beyond.reply.suggest_broker), (offset, 0));
         assert!(beyond.took >= Duration::from_millis(100), "who knows no leader asks at once");
     }

@@ -115,6 +115,11 @@ impl<D: Disk> Broker<D> {
             max_offset: next,
         }
         .fields();
+        // Whoever took this one for the leader shall know better.
+        let fields = match self.who_leads() {
+            Some(who) => fields.with(&who.fields()),
+            None => fields,
+        };
         let (code, remark) = (code::PULL_RETRY_IMMEDIATELY, "ASK_THE_LEADER");
         let packet = reply_to.answer(code, remark, fields, Vec::new());
         self.redirects.0.push_back((now.mono + THINK, conn, packet));

@@ -67,18 +67,20 @@ impl<D: Disk> Broker<D> {
     /// Nothing was done, and another broker may do it at once: RocketMQ's clients
     /// try one after `SYSTEM_BUSY`, ours knows which.
     pub(super) fn refuse_to_lead(&mut self, conn: ConnId, reply_to: ReplyTo, code: i32) {
-        let (fields, remark) = match &self.config.replica_set {
+        let (fields, remark) = match self.who_leads() {
             None => (Fields::default(), "[REJECTREQUEST] the broker is not ready"),
-            Some(set) => {
-                let leads = self.replica.leads().then_some(set.id);
-                let leader = self.replica.leader().or(leads).map(|node| node.0);
-                let term = self.replica.term().0;
-                let remark = "[REJECTREQUEST] this replica does not lead its set";
-                (NotLeader { leader, term }.fields(), remark)
-            }
+            Some(who) => (who.fields(), "[REJECTREQUEST] this replica does not lead its set"),
         };
         self.counters.refused += 1;
         self.reply(conn, reply_to, code, remark, fields, Vec::new());
+    }
+
+    /// As far as this replica knows; none if there is nobody else.
+    pub(super) fn who_leads(&self) -> Option<NotLeader> {
+        let set = self.config.replica_set.as_ref()?;
+        let me = self.replica.leads().then_some(set.id);
+        let leader = self.replica.leader().or(me).map(|node| node.0);
+        Some(NotLeader { leader, term: self.replica.term().0 })
     }
 
     fn request(&mut self, now: Now, conn: ConnId, frame: Frame) -> Result<(), Rejected> {

@@ -59,7 +59,7 @@ impl ClientConfig {
             end_transaction_timeout: Duration::from_secs(10),
             route_refresh: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(30),
-            link_silence: Duration::from_secs(5),
+            link_silence: Duration::from_secs(2),
         }
     }
 }

@@ -33,6 +33,9 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Leaders {
     beliefs: BTreeMap<Name, Belief>,
+    /// Who led each set and did not answer, and the newest term known then: others
+    /// name it until their own patience is over.
+    silent: BTreeMap<Name, (SocketAddr, u64)>,
     /// Sets that have no leader as far as we know, and how often we asked.
     searches: BTreeMap<Name, u32>,
 }
@@ -63,9 +66,11 @@ impl Leaders {
     }
 }
 
-/// What an answer says about who leads, if it is a refusal for that reason.
+/// What an answer says about who leads, if it is a refusal for that reason, or
+/// sends a reader away.
 pub fn not_leader(frame: &Frame) -> Option<NotLeader> {
-    let refuses = matches!(frame.code, code::SYSTEM_BUSY | code::NOT_LEADER);
+    let refuses =
+        matches!(frame.code, code::SYSTEM_BUSY | code::NOT_LEADER | code::PULL_RETRY_IMMEDIATELY);
     NotLeader::parse(&frame.fields).ok().filter(|_| refuses)
 }
 
@@ -115,10 +120,18 @@ impl Context {
         }
         let named = replicas.get(&0).copied();
         let newest = self.routes.leaders.beliefs.get(&set).map_or(0, |belief| belief.term);
-        let told = told.and_then(|told| Some((told.leader? as i64, told.term)));
-        let (next, term) = match told.filter(|(_, term)| *term >= newest) {
+        if told.is_none() {
+            self.routes.leaders.silent.insert(set.clone(), (addr, newest));
+        }
+        let silent = self.routes.leaders.silent.get(&set).copied();
+        let is_silent = |leader, term| silent.is_some_and(|(who, t)| who == leader && term <= t);
+        let told = told.and_then(|told| {
             // Name servers call it 0 if they know that it leads.
-            Some((id, term)) => (replicas.get(&id).copied().or(named), term),
+            let leader = replicas.get(&(told.leader? as i64)).copied().or(named)?;
+            (told.term >= newest && !is_silent(leader, told.term)).then_some((leader, told.term))
+        });
+        let (next, term) = match told {
+            Some((leader, term)) => (Some(leader), term),
             None => (after(&replicas, addr), newest),
         };
         self.search(&set);

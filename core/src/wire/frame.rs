@@ -49,6 +49,11 @@ impl Fields {
         self.iter().find_map(|(k, v)| (k == key).then_some(v))
     }
 
+    /// These and others, of other names.
+    pub fn with(&self, others: &Fields) -> Fields {
+        Fields([&self.0[..], &others.0[..]].concat().into())
+    }
+
     pub fn builder() -> FieldsBuilder {
         FieldsBuilder(BytesMut::with_capacity(256))
     }

@@ -72,6 +72,21 @@ fn what_an_operator_asks_of_a_leader_finds_it_too() {
     assert_eq!(asked(&rig, request::TRANSFER_LEADER), [1, 3]);
 }
 
+/// Until their own patience is over.
+#[test]
+fn a_dead_leader_that_others_still_name_is_not_asked_again() {
+    let mut rig = rig();
+    rig.tables.led_by(1, 4);
+    rig.meddle = dead(1);
+    let ticket = send(&mut rig, Some("a"));
+    rig.run_for(Duration::from_millis(1500));
+    let of_dead = rig.requests.iter().filter(|(_, addr, _)| *addr == broker(1)).count();
+    assert!(of_dead < 9, "{of_dead}");
+    rig.tables.led_by(3, 5);
+    rig.run_for(Duration::from_millis(400));
+    ok(&rig, ticket);
+}
+
 /// An election takes time; what is refused meanwhile was never stored, so a
 /// send has all its time for it.
 #[test]
