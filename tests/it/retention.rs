@@ -108,6 +108,26 @@ fn what_is_gone_stays_gone() {
     assert!(losses >= 5, "{losses}");
 }
 
+/// In every segment some pointers show what lies in the one before, and so on to
+/// the very first: only what is seen keeps what it shows.
+#[test]
+fn steady_delays_do_not_keep_the_log() {
+    let mut by_hand = ByHand::with(config());
+    by_hand.start().unwrap();
+    by_hand.send(TOPIC, 0, "first");
+    for _ in 0..400 {
+        let fields = send_fields(TOPIC, 0, "TIMER_DELAY_MS\u{1}2000\u{2}");
+        by_hand.ask(request::SEND_MESSAGE, fields, "x".repeat(8 << 10).into()).unwrap();
+        by_hand.pass(Duration::from_millis(250));
+    }
+    // 2 s are eight messages, a segment has seven.
+    assert!(log_kib(&by_hand) <= 256 + 3 * 64, "{} KiB", log_kib(&by_hand));
+    let kept = min(&by_hand);
+    assert!(kept > 300, "{kept}");
+    let (code, _, records) = by_hand.pull(TOPIC, 0, kept as i64);
+    assert_eq!((code, records[0].queue_offset), (code::SUCCESS, kept));
+}
+
 #[test]
 fn sends_may_be_refused_instead() {
     let mut config = config();

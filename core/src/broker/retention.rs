@@ -7,7 +7,8 @@
 //! refused until they have caught up (L13).
 //!
 //! What goes is gone on record first. Files that were removed may be there again
-//! after a power loss, and another replica may still have them.
+//! after a power loss, and another replica may still have them. And the log keeps
+//! what a timer or a pointer will yet show, longer than it is seen by itself.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -112,16 +113,16 @@ impl<D: Disk> Broker<D> {
         self.retention.waits_for_snapshot = false;
         self.retention.is_full = false;
         let limit = self.beyond_age(now, 1)?.max(self.beyond_length(1));
-        let unwanted = self.reach(limit);
+        let unwanted = self.segment_start(limit);
         if unwanted <= start {
             return Ok(());
         }
         let needed = self.needed()?;
-        let mut to = self.reach(limit.min(needed));
+        let mut to = self.segment_start(limit.min(needed));
         if to < unwanted {
             let most = self.config.retain_at_most.max(1);
             let limit = self.beyond_age(now, most)?.max(self.beyond_length(most));
-            let too_much = self.reach(limit);
+            let too_much = self.segment_start(limit);
             if too_much > to && self.config.retain_or_refuse {
                 self.retention.is_full = true;
             } else {
@@ -129,10 +130,10 @@ impl<D: Disk> Broker<D> {
             }
         }
         self.retention.waits_for_snapshot = to > self.snapshot.position.max(start);
-        to = self.reach(to.min(self.snapshot.position));
+        to = self.segment_start(to.min(self.snapshot.position));
         let decided = self.state.passed.to;
         if to <= decided || self.is_following() {
-            return self.drop_before(self.reach(to.min(decided)));
+            return self.drop_what_is_gone();
         }
         if self.retention.is_deciding {
             return Ok(());
@@ -148,10 +149,18 @@ impl<D: Disk> Broker<D> {
                 Ok(())
             }
             // Nobody loses by it, and it makes room.
-            Err(StoreError::Full) if to <= needed => self.drop_before(to),
+            Err(StoreError::Full) if to <= needed => self.drop_before(self.reach(to)),
             Err(StoreError::Full | StoreError::TooLarge { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Of what is gone on record, the log keeps what is still to be shown.
+    fn drop_what_is_gone(&mut self) -> Result<(), StoreError> {
+        let gone = self.state.passed.to.min(self.snapshot.position);
+        let (awaited, shown) = (self.state.timers.low_water(), self.state.roots.shown_from(gone));
+        let to = [awaited, shown].into_iter().flatten().fold(gone, Position::min);
+        self.drop_before(self.segment_start(to))
     }
 
     fn drop_before(&mut self, to: Position) -> Result<(), StoreError> {
@@ -169,15 +178,17 @@ impl<D: Disk> Broker<D> {
         for (group, shard, lost) in &passed.losses {
             tracing::warn!(%group, %shard, lost, "retention takes messages that were not read");
         }
-        let to = passed.to.min(self.snapshot.position);
-        if let Err(error) = self.forget_expired().and_then(|()| self.drop_before(to)) {
+        if let Err(error) = self.forget_expired().and_then(|()| self.drop_what_is_gone()) {
             self.fail(error);
         }
     }
 
-    /// How much can go if nobody wants what lies before `unwanted`: whole
-    /// segments, and nothing that a timer or a pointer will show. That is kept in
-    /// any case: a delay ends by itself.
+    fn segment_start(&self, at: Position) -> Position {
+        self.replica.log().segment_start(at)
+    }
+
+    /// How much can go without a record, by which pointers would go as well: whole
+    /// segments, and nothing that a timer or a pointer in those that stay shows.
     fn reach(&self, unwanted: Position) -> Position {
         let awaited = self.state.timers.low_water();
         let unwanted = awaited.map_or(unwanted, |awaited| unwanted.min(awaited));

@@ -27,6 +27,11 @@ impl Roots {
         self.0 = self.0.split_off(&start);
     }
 
+    /// The first record that pointers show which are in segments from here on.
+    pub fn shown_from(&self, segment: Position) -> Option<Position> {
+        self.0.range(segment..).map(|(_, first)| *first).min()
+    }
+
     /// How much may go if nobody wants what lies before `unwanted`: every
     /// segment that stays keeps what it shows. `segment_of` is the start of the
     /// segment that holds a position.

@@ -41,6 +41,10 @@ impl Rebuilding {
         entry: QueueEntry,
     ) -> Result<(), StoreError> {
         let queue = &mut self.queue;
+        if offset < queue.min() {
+            // It has expired, though the log still has it.
+            return Ok(());
+        }
         if !self.has_begun {
             self.has_begun = true;
             let slot = queue.slot_of(offset).min(self.end_slot);
@@ -118,6 +122,9 @@ impl ConsumeQueue {
                 let Some((offset, found)) = self.entry_of(entry.kind, record, *position) else {
                     continue;
                 };
+                if offset < self.offset_of(wanted) {
+                    continue;
+                }
                 let slot = self.slot_of(offset);
                 if slot == wanted || (slot > wanted && may_lack) {
                     wanted = slot.min(start + PER_BLOCK);

@@ -185,7 +185,7 @@ fn what_waits_is_kept_however_short_the_log() {
     let mut by_hand = ByHand::with(config);
     by_hand.start().unwrap();
     send_with(&mut by_hand, "TIMER_DELAY_SEC", "3600", "waits");
-    let start = |by_hand: &ByHand| by_hand.broker.as_ref().unwrap().view().start();
+    let start = |by_hand: &ByHand| by_hand.broker.as_ref().unwrap().view().log().start();
     let first = start(&by_hand);
     for n in 0..40 {
         by_hand.send("other", 0, &format!("{n:->10000}"));
