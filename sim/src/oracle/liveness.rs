@@ -94,7 +94,9 @@ impl Oracle for Liveness {
                 self.unserved.insert(event.lane, event.at);
                 Ok(())
             }
-            EventKind::Recovered { .. } => {
+            // A set's life begins when somebody serves. Of real processes nobody
+            // sees what they recovered.
+            EventKind::NodeStarted { .. } | EventKind::Recovered { .. } => {
                 self.unserved.remove(&event.lane);
                 Ok(())
             }
