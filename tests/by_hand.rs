@@ -13,7 +13,7 @@ use stormglass_core::{
     broker::{Broker, BrokerConfig, Input, Output, Phase},
     error::StoreError,
     ids::ConnId,
-    log::LogConfig,
+    log::{LogConfig, SyncTicket},
     message::Record,
     peer::Message,
     replication::Flush,
@@ -47,6 +47,8 @@ pub struct ByHand {
     pub closed: Vec<ConnId>,
     /// Why the broker ended, if its store failed.
     pub failed: Option<StoreError>,
+    /// Syncs that were begun and do not end; they end at once if absent.
+    pub hanging_syncs: Option<Vec<SyncTicket>>,
     /// The disk stops working after this many operations of the next process.
     pub cut_after: Option<u64>,
     /// What the broker draws from.
@@ -92,6 +94,7 @@ impl ByHand {
             dialled: Vec::new(),
             closed: Vec::new(),
             failed: None,
+            hanging_syncs: None,
             cut_after: None,
             seed: 7,
             opaque: 0,
@@ -176,7 +179,9 @@ impl ByHand {
         match output {
             Output::Send { conn, packet } => self.sent.push((conn, decode(&packet))),
             Output::Sync { ticket, done } => {
-                if let Some(result) = finish(done) {
+                if let Some(hanging) = &mut self.hanging_syncs {
+                    hanging.push(ticket);
+                } else if let Some(result) = finish(done) {
                     self.input(Input::Synced { ticket, result });
                 }
             }

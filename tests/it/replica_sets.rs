@@ -1,7 +1,7 @@
 //! Three brokers that are replicas of one: whoever leads serves, and whatever
 //! was acknowledged is there under the next leader.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use stormglass_core::{
     broker::{BrokerConfig, Input},
@@ -228,6 +228,33 @@ fn a_leader_cut_off_refuses_within_its_lease_and_returns_as_a_follower() {
         led.push(leader);
         set.isolated = Some(leader);
         set.settle();
+    }
+}
+
+/// The broker that opens the disk next finds in the page cache what a failed sync
+/// did not write, and would call it durable after a sync of its own.
+#[test]
+fn a_deposed_leader_waits_for_its_sync_and_stops_if_it_fails() {
+    for fails in [false, true] {
+        let mut set = Set::new();
+        let old = set.leader();
+        set.nodes[old].hanging_syncs = Some(Vec::new());
+        set.isolated = Some(old);
+        assert_eq!(set.send(old, "nobody else has it"), Sent::Unknown);
+        set.leader();
+        set.isolated = None;
+        set.settle();
+        let node = &mut set.nodes[old];
+        assert!(node.failed.is_none() && !node.is_serving(), "it waits");
+        let ticket = node.hanging_syncs.take().unwrap().pop().unwrap();
+        let result = if fails { Err(io::Error::other("no such sector")) } else { Ok(()) };
+        node.input(Input::Synced { ticket, result });
+        node.settle();
+        match node.failed {
+            Some(StoreError::Io { .. }) => assert!(fails),
+            Some(StoreError::NotLeader) => assert!(!fails),
+            _ => panic!("it ended with {:?}", node.failed),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a broker ends: in order, with a note in the log that everything is
-//! durable; or on the spot, when its store fails.
+//! durable; or on the spot, when its store fails or another replica leads.
 
-use super::{Broker, Output, Phase};
+use super::{Broker, Input, Output, Phase};
 use crate::{error::StoreError, ids::ConnId, runtime::Disk, time::Now};
 
 impl<D: Disk> Broker<D> {
@@ -51,6 +51,26 @@ impl<D: Disk> Broker<D> {
         self.outputs.retain(|output| !matches!(output, Output::Send { .. }));
         let conns: Vec<ConnId> = self.sessions.ids().collect();
         self.outputs.extend(conns.into_iter().map(|conn| Output::Close { conn }));
-        self.outputs.push_back(Output::Failed(error));
+        let opens_again = matches!(error, StoreError::NotLeader | StoreError::Replaced);
+        if opens_again && self.replica.is_syncing() {
+            self.ends_after_sync = Some(error);
+        } else {
+            self.outputs.push_back(Output::Failed(error));
+        }
+    }
+
+    /// What still matters to a broker that has ended: whoever opens its disk next
+    /// finds what was written in the kernel's cache, and must not take it for
+    /// durable with its own first sync if the last one here failed (L2).
+    pub(super) fn handle_ended(&mut self, now: Now, input: Input) {
+        let Some(error) = self.ends_after_sync.take() else { return };
+        match input {
+            Input::Synced { ticket, result } => {
+                let synced = self.replica.synced(now.mono, ticket, result);
+                self.outputs.push_back(Output::Failed(synced.err().unwrap_or(error)));
+            }
+            Input::Stop => self.outputs.push_back(Output::Stopped),
+            _ => self.ends_after_sync = Some(error),
+        }
     }
 }

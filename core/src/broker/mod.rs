@@ -112,6 +112,8 @@ pub struct Broker<D: Disk> {
     awaiting: Awaiting,
     /// The sync that makes the note of an orderly stop durable.
     stop_noted: Option<SyncTicket>,
+    /// Told once the sync that is under way is over.
+    ends_after_sync: Option<StoreError>,
     sessions: Sessions,
     members: Members,
     awareness: Awareness,
@@ -215,6 +217,7 @@ impl<D: Disk> Broker<D> {
             sequencing: Sequencing::default(),
             awaiting: Awaiting::default(),
             stop_noted: None,
+            ends_after_sync: None,
             sessions: Sessions::default(),
             members: Members::default(),
             awareness: Awareness::new(),
@@ -245,7 +248,7 @@ impl<D: Disk> Broker<D> {
     /// Takes one input. Call [`advance`](Self::advance) after each batch.
     pub fn handle(&mut self, now: Now, input: Input) {
         if self.phase == Phase::Ended {
-            return;
+            return self.handle_ended(now, input);
         }
         match input {
             Input::Connected { conn, peer, name_server } => {

@@ -104,7 +104,7 @@ enum Event {
     AcceptFailed(io::Error),
     Frames { conn: ConnId, frames: Vec<Frame> },
     Closed { conn: ConnId },
-    Synced { opening: u64, ticket: SyncTicket, result: io::Result<()> },
+    Synced { ticket: SyncTicket, result: io::Result<()> },
     Peer(PeerEvent),
     Stop,
 }
@@ -130,9 +130,6 @@ pub struct Node<R: Runtime> {
     runtime: R,
     config: NodeConfig,
     broker: Option<Broker<R::Disk>>,
-    /// How often the broker was opened: a sync of one that is gone is nothing to
-    /// the next.
-    openings: u64,
     names: Option<NameServer>,
     peers: Option<Peers<R, Event>>,
     events: mpsc::Sender<Event>,
@@ -171,7 +168,6 @@ impl<R: Runtime> Node<R> {
             runtime,
             config,
             broker,
-            openings: 1,
             names,
             peers: None,
             events,
@@ -258,11 +254,7 @@ impl<R: Runtime> Node<R> {
                     self.closed(now, conn);
                 }
             }
-            Event::Synced { opening, ticket, result } => {
-                if opening == self.openings {
-                    self.input(now, Input::Synced { ticket, result });
-                }
-            }
+            Event::Synced { ticket, result } => self.input(now, Input::Synced { ticket, result }),
             Event::Peer(PeerEvent::Message(message)) => self.input(now, Input::Peer(message)),
             Event::Peer(PeerEvent::Lost(peer)) => self.input(now, Input::PeerLost(peer)),
             Event::Stop if self.broker.is_none() => return Some(Ok(())),
@@ -370,7 +362,6 @@ impl<R: Runtime> Node<R> {
         }
         if let (Some(broker), Some(config)) = (self.broker.take(), &self.config.broker) {
             let disk = broker.into_disk();
-            self.openings += 1;
             self.broker = Some(Broker::open(config.clone(), disk, self.runtime.entropy())?);
         }
         Ok(())

@@ -19,10 +19,10 @@ impl<R: Runtime> Node<R> {
         ticket: SyncTicket,
         done: impl Future<Output = io::Result<()>> + 'static,
     ) {
-        let (events, opening) = (self.events.clone(), self.openings);
+        let events = self.events.clone();
         self.runtime.spawn(async move {
             let result = done.await;
-            let _ = events.send(Event::Synced { opening, ticket, result }).await;
+            let _ = events.send(Event::Synced { ticket, result }).await;
         });
     }
 
