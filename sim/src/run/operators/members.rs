@@ -34,13 +34,13 @@ impl Office {
         loop {
             let client = self.client(rt);
             if let Some(status) = self.leaders_word(&client, &set).await {
-                let change = *wanted.get_or_insert_with(|| self.change(kind, &set, &status, rng));
-                if is_so(change, &status) {
+                wanted = wanted.or_else(|| self.change(kind, &set, &status, rng));
+                if wanted.is_some_and(|change| is_so(change, &status)) {
                     let voters = voters(&status);
                     self.sets[number].seems_decided_by([voters.clone(), voters]);
                     break client.close().await;
                 }
-                if !status.changing {
+                if let Some(change) = wanted.filter(|_| !status.changing) {
                     let (topic, broker) = (self.any_topic(), set.name.clone());
                     // What came of it, the next status tells.
                     let _ = client.ask(Ask::ChangeMembers { topic, broker, change }).await;
@@ -72,14 +72,15 @@ impl Office {
         (status.leader == Some(status.own.id) && status.own.serving).then_some(status)
     }
 
-    /// What is asked for, with numbers in place of words.
+    /// What is asked for, with numbers in place of words; none as long as nobody
+    /// is what a word says.
     fn change(
         &self,
         kind: &OperationKind,
         set: &ReplicaSet,
         status: &ClusterStatus,
         rng: &mut Rng,
-    ) -> MemberChange {
+    ) -> Option<MemberChange> {
         let mut seat = |word: &str| match RoleWord::parse(word).map(|role| role.part) {
             None => set.nodes().position(|node| node == word).map(|at| at as u64 + 1),
             Some(Part::Leader) => Some(status.own.id),
@@ -92,14 +93,15 @@ impl Office {
             }
         };
         let [joins, leaves] = kind.joins_and_leaves();
-        let (joins, leaves) = (joins.and_then(&mut seat), leaves.and_then(&mut seat));
         let addresses = nodes::peer_addresses(&self.scenario, set);
-        match (joins, leaves) {
-            (Some(by), Some(id)) => {
-                MemberChange::Replace { id, by, address: addresses[&NodeId(by)] }
+        let address = |id| addresses[&NodeId(id)];
+        match [joins, leaves].map(|word| word.map(&mut seat)) {
+            [Some(by), Some(id)] => {
+                let (by, id) = (by?, id?);
+                Some(MemberChange::Replace { id, by, address: address(by) })
             }
-            (Some(id), None) => MemberChange::Add { id, address: addresses[&NodeId(id)] },
-            (None, leaves) => MemberChange::Remove { id: leaves.unwrap_or(0) },
+            [Some(id), None] => id.map(|id| MemberChange::Add { id, address: address(id) }),
+            [None, leaves] => leaves?.map(|id| MemberChange::Remove { id }),
         }
     }
 
