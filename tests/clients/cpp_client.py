@@ -7,12 +7,13 @@ Exits with 0 only if everything arrived that was sent, and nothing else.
 With `stops` a group is also left and joined again.
 """
 
-import os
 import sys
 import threading
 import time
 
 from rocketmq.client import Message, Producer, PullConsumer, PushConsumer
+
+from verdict import fail, run
 
 SERVER, TOPIC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 DEADLINE = time.time() + SECONDS
@@ -62,11 +63,6 @@ def compare(what, wanted, got):
         extra = [body[:30] for body in got if got.count(body) > wanted.count(body)]
         fail(f"{what}: {len(missing)} missing: {missing}, {len(extra)} too many: {extra}")
     print(f"{what}: {len(got)} messages")
-
-
-def fail(why):
-    print(why, flush=True)
-    os._exit(1)
 
 
 def push_consumer(group, expression, collector, orderly=False):
@@ -141,11 +137,6 @@ def main():
     if STOPS:
         rejoin(first)
     print("everything arrived", flush=True)
-    # The library's threads do not always end.
-    os._exit(0)
 
 
-try:
-    main()
-except BaseException as error:
-    fail(f"{type(error).__name__}: {error}")
+run(main)

@@ -8,12 +8,13 @@ while, went on, and a consumer that was there all the time got everything that
 was acknowledged, and nothing that was not sent.
 """
 
-import os
 import sys
 import threading
 import time
 
 from rocketmq.client import Message, Producer, PushConsumer
+
+from verdict import check, run
 
 SERVER, TOPIC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 DEADLINE = time.time() + SECONDS
@@ -73,16 +74,6 @@ class Sender:
             self.send()
 
 
-def fail(why):
-    print(why, flush=True)
-    os._exit(1)
-
-
-def check(holds, why):
-    if not holds:
-        fail(why)
-
-
 def main():
     got = Collector()
     consumer = PushConsumer("cpp-failing-over")
@@ -108,11 +99,6 @@ def main():
     check(got.got <= sender.sent, f"never sent: {got.got - sender.sent}")
     print(f"got them after {time.time() - killed:.1f} s", flush=True)
     print("everything arrived", flush=True)
-    # The library's threads do not always end.
-    os._exit(0)
 
 
-try:
-    main()
-except BaseException as error:
-    fail(f"{type(error).__name__}: {error}")
+run(main)

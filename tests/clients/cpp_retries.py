@@ -8,13 +8,14 @@ refuses all messages that it got with the one that was refused. Exits with 0 onl
 not matter, and before anything else where it does.
 """
 
-import os
 import sys
 import threading
 import time
 
 from rocketmq.client import Message, Producer, PushConsumer, RecvMessage
 from rocketmq.ffi import dll
+
+from verdict import check, run
 
 SERVER, ORDERED, SPREAD, SECONDS = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
 DEADLINE = time.time() + SECONDS
@@ -82,16 +83,6 @@ def produce():
     return bodies
 
 
-def fail(why):
-    print(why, flush=True)
-    os._exit(1)
-
-
-def check(holds, why):
-    if not holds:
-        fail(why)
-
-
 def main():
     bodies = produce()
     retried = Refusing({"message 3": 1, "message 7": 1})
@@ -109,11 +100,6 @@ def main():
         check(retried.attempts[body] == [0, 1], f"{body}: {retried.attempts[body]}")
     check(retried.topics == {SPREAD}, f"topics as the application sees them: {retried.topics}")
     print("everything arrived", flush=True)
-    # The library's threads do not always end.
-    os._exit(0)
 
 
-try:
-    main()
-except BaseException as error:
-    fail(f"{type(error).__name__}: {error}")
+run(main)

@@ -9,13 +9,14 @@ nothing else.
 """
 
 import ctypes
-import os
 import sys
 import threading
 import time
 
 from rocketmq.client import Message, PushConsumer
 from rocketmq.ffi import _CSendResult, _CStatus, dll
+
+from verdict import fail, run
 
 SERVER, TOPIC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 DEADLINE = time.time() + SECONDS
@@ -85,11 +86,6 @@ def collect():
     return consumer, got
 
 
-def fail(why):
-    print(why, flush=True)
-    os._exit(1)
-
-
 def main():
     transactions = Transactions()
     for n in range(5):
@@ -113,11 +109,6 @@ def main():
     if sorted(got) != wanted:
         fail(f"committed {wanted}, got {sorted(got)}")
     print(f"{len(transactions.checked)} checks; everything arrived", flush=True)
-    # The library's threads do not always end.
-    os._exit(0)
 
 
-try:
-    main()
-except BaseException as error:
-    fail(f"{type(error).__name__}: {error}")
+run(main)

@@ -145,7 +145,7 @@ fn python(package: &str, name: &str) -> Option<Command> {
     })?;
     let mut client = Command::new(&python);
     // The library logs below its user's home.
-    client.env("HOME", &home).arg(script(name));
+    client.env("HOME", &home).env("PYTHONDONTWRITEBYTECODE", "1").arg(script(name));
     Some(client)
 }
 
