@@ -12,6 +12,22 @@ use stormglass_sim::{
 };
 use stormglass_tests::server::{Server, binary};
 
+const READERS: &str = "
+    [[workload]]
+    kind = 'consume'
+    group = 'billing'
+    topics = ['orders']
+    members = 2
+    from = 'first'
+
+    [[workload]]
+    kind = 'consume'
+    group = 'audit'
+    topics = ['orders']
+    orderly = true
+    from = 'first'
+";
+
 const KILLED_IN_TRAFFIC: &str = "
     name = 'killed-in-traffic'
     seeds = [1]
@@ -33,20 +49,7 @@ const KILLED_IN_TRAFFIC: &str = "
     rate = 20.0
     batch = 16
 
-    [[workload]]
-    kind = 'consume'
-    group = 'billing'
-    topics = ['orders']
-    members = 2
-    from = 'first'
-
-    [[workload]]
-    kind = 'consume'
-    group = 'audit'
-    topics = ['orders']
-    orderly = true
-    from = 'first'
-
+    READERS
     [[fault]]
     kind = 'kill'
     at = '1500ms..2s'
@@ -76,7 +79,8 @@ fn killed_in_traffic(flush: &str) {
 
 /// Runs a scenario for real; it must have had traffic.
 fn holds(text: &str) {
-    let scenario = stormglass_scenarios::parse("real_smoke.rs", text).unwrap();
+    let text = text.replace("READERS", READERS);
+    let scenario = stormglass_scenarios::parse("real_smoke.rs", &text).unwrap();
     let run = run(&scenario, 1, World::Real, &Options::default());
     let record = record(&scenario, &run);
     assert!(run.passed(), "{}", failure_text(&record));
@@ -109,20 +113,7 @@ const LEADERS_GO: &str = "
     topic = 'orders'
     rate = 20
 
-    [[workload]]
-    kind = 'consume'
-    group = 'billing'
-    topics = ['orders']
-    members = 2
-    from = 'first'
-
-    [[workload]]
-    kind = 'consume'
-    group = 'audit'
-    topics = ['orders']
-    orderly = true
-    from = 'first'
-
+    READERS
     [[fault]]
     kind = 'kill'
     at = '1s..1500ms'

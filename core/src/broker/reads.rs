@@ -1,8 +1,9 @@
 //! Which replica serves which reader. The leader sends one that is far behind
-//! to a follower, so that it does not push the log's tail out of the leader's
-//! memory; to one that no commit waits for. A follower serves what is committed and applied there; it sends the
-//! reader back once it has caught up, or when there is something to judge that
-//! only the leader can: offsets that are out of range (O2), groups, locks.
+//! to a follower that no commit waits for, so that it does not push the log's
+//! tail out of the leader's memory. A follower serves what is committed and
+//! applied there; it sends the reader back once it has caught up, or when there
+//! is something to judge that only the leader can: offsets that are out of range
+//! (O2), groups, locks.
 
 use std::{collections::VecDeque, time::Duration};
 
