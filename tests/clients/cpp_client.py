@@ -13,7 +13,7 @@ import time
 
 from rocketmq.client import Message, Producer, PullConsumer, PushConsumer
 
-from verdict import fail, run
+from verdict import fail, run, succeed
 
 SERVER, TOPIC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 DEADLINE = time.time() + SECONDS
@@ -136,7 +136,7 @@ def main():
     compare("pull", everything, pull_all())
     if STOPS:
         rejoin(first)
-    print("everything arrived", flush=True)
+    succeed("everything arrived")
 
 
 run(main)

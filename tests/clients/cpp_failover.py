@@ -14,7 +14,7 @@ import time
 
 from rocketmq.client import Message, Producer, PushConsumer
 
-from verdict import check, run
+from verdict import check, run, succeed
 
 SERVER, TOPIC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 DEADLINE = time.time() + SECONDS
@@ -98,7 +98,7 @@ def main():
     check(arrived, f"{len(missing)} acknowledged and missing: {missing[:10]}")
     check(got.got <= sender.sent, f"never sent: {got.got - sender.sent}")
     print(f"got them after {time.time() - killed:.1f} s", flush=True)
-    print("everything arrived", flush=True)
+    succeed("everything arrived")
 
 
 run(main)

@@ -15,7 +15,7 @@ import time
 from rocketmq.client import Message, Producer, PushConsumer, RecvMessage
 from rocketmq.ffi import dll
 
-from verdict import check, run
+from verdict import check, run, succeed
 
 SERVER, ORDERED, SPREAD, SECONDS = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
 DEADLINE = time.time() + SECONDS
@@ -99,7 +99,7 @@ def main():
     for body in ["message 3", "message 7"]:
         check(retried.attempts[body] == [0, 1], f"{body}: {retried.attempts[body]}")
     check(retried.topics == {SPREAD}, f"topics as the application sees them: {retried.topics}")
-    print("everything arrived", flush=True)
+    succeed("everything arrived")
 
 
 run(main)

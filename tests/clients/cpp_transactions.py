@@ -16,7 +16,7 @@ import time
 from rocketmq.client import Message, PushConsumer
 from rocketmq.ffi import _CSendResult, _CStatus, dll
 
-from verdict import fail, run
+from verdict import fail, run, succeed
 
 SERVER, TOPIC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 DEADLINE = time.time() + SECONDS
@@ -108,7 +108,7 @@ def main():
     time.sleep(2)
     if sorted(got) != wanted:
         fail(f"committed {wanted}, got {sorted(got)}")
-    print(f"{len(transactions.checked)} checks; everything arrived", flush=True)
+    succeed(f"{len(transactions.checked)} checks; everything arrived")
 
 
 run(main)

@@ -8,7 +8,13 @@ use stormglass_core::{
     broker::Input,
     ids::ConnId,
     nameserver::NameServer,
-    wire::{Frame, body::TopicRoute, code, header::TopicHeader, request},
+    wire::{
+        Frame,
+        body::{MemberChange, TopicRoute},
+        code,
+        header::TopicHeader,
+        request,
+    },
 };
 use stormglass_tests::by_hand::decode;
 
@@ -135,4 +141,19 @@ fn a_leader_that_was_cut_off_returns_as_a_follower() {
     routed.run(3000);
     let leader = routed.set.leader();
     assert_eq!(routed.route(), routed.expected(leader));
+}
+
+/// Readers would wait there for what never comes.
+#[test]
+fn nobody_is_sent_to_a_replica_that_was_removed() {
+    let mut routed = Routed::new();
+    let leader = routed.set.leader();
+    let gone = (leader + 1) % 3;
+    let id = gone as u64 + 1;
+    assert_eq!(routed.set.change(leader, MemberChange::Remove { id }), code::SUCCESS);
+    routed.run(3000);
+    let mut expected = routed.expected(leader);
+    expected.remove(&(id as i64));
+    assert_eq!(routed.route(), expected);
+    assert_eq!(routed.links[gone], None, "it does not even stay connected");
 }

@@ -101,7 +101,7 @@ impl Set {
     }
 
     /// The code of the answer to a change of members.
-    fn change(&mut self, at: usize, change: MemberChange) -> i32 {
+    pub fn change(&mut self, at: usize, change: MemberChange) -> i32 {
         let body = change.to_bytes().to_vec();
         let opaque = self.nodes[at].request(request::CHANGE_MEMBERS, Fields::default(), body);
         match self.ask(at, opaque) {

@@ -136,6 +136,8 @@ impl<D: Disk> Broker<D> {
                 let term = Some(self.serves_in);
                 Some(BrokerRole { broker_id: LEADER_ID, term })
             }
+            // Its log ends somewhere; nobody is to read there.
+            Phase::Recovering if self.replica.is_removed() => None,
             Phase::Recovering if self.replica.leader().is_some() => {
                 let term = Some(self.replica.term());
                 Some(BrokerRole { broker_id: set.id.0 as i64, term })
@@ -150,6 +152,10 @@ impl<D: Disk> Broker<D> {
     /// it can speak at once when it does, and stays silent.
     pub(super) fn register(&mut self, now: Now) {
         let role = self.role();
+        let is_removed = self.replica.is_removed();
+        if is_removed && self.registration.said.take().is_some() {
+            self.registration.changed();
+        }
         if let Some(said) = role.map(|role| (role, self.state.topics_version))
             && self.registration.said.replace(said) != Some(said)
         {
@@ -162,6 +168,7 @@ impl<D: Disk> Broker<D> {
                 continue;
             }
             match server.link {
+                Link::Down if is_removed => server.due = now.mono + REDIAL,
                 Link::Down => {
                     server.link = Link::Dialling;
                     let addr = self.config.name_servers[number];
@@ -171,6 +178,12 @@ impl<D: Disk> Broker<D> {
                 Link::Registering(conn) => {
                     // Silence: perhaps a partition swallowed the stream. A new
                     // connection finds out.
+                    *server = Server::new(Link::Down, now.mono + REDIAL);
+                    self.sessions.close(conn);
+                    self.outputs.push_back(Output::Close { conn });
+                }
+                // The name server forgets who hangs up.
+                Link::Registered(conn) if is_removed => {
                     *server = Server::new(Link::Down, now.mono + REDIAL);
                     self.sessions.close(conn);
                     self.outputs.push_back(Output::Close { conn });

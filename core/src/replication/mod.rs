@@ -274,6 +274,11 @@ impl<D: Disk> Replica<D> {
         }
     }
 
+    /// Whether the set went on without this replica.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Replica::Member(member) if member.is_removed())
+    }
+
     /// Whether another replica is about to lead. Ends after an election timeout.
     pub fn is_handing_over(&self) -> bool {
         matches!(self, Replica::Member(member) if member.is_handing_over())
