@@ -1,5 +1,5 @@
 //! The same run thrice: in two processes, and in the second one once more after
-//! everything else ran there.
+//! everything else ran there. Or twice, for more seeds in the same time.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,10 @@ pub struct Args {
     /// madsim, turmoil or both
     #[arg(long, value_name = "WORLD", value_parser = worlds, default_value = "both")]
     world: Worlds,
+    /// Two runs of each instead of three: the other process takes them in the
+    /// opposite order, and has run others before
+    #[arg(long)]
+    twice: bool,
     /// Runs at a time; as many as there are cores if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -40,7 +44,10 @@ pub struct Args {
 pub struct Child {
     #[command(flatten)]
     selection: Selection,
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    /// The last one first.
+    #[arg(long)]
+    backwards: bool,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     passes: u8,
 }
 
@@ -79,26 +86,28 @@ pub fn determinism(args: &Args) -> Result<Outcome, Refused> {
     };
     let jobs = selection.jobs()?;
     let threads = (threads(args.jobs) / 2).max(1);
-    eprintln!("{} combinations of scenario, world and seed, three runs of each", jobs.len());
+    let (each, others_way): (usize, &[&str]) =
+        if args.twice { (2, &["--backwards"]) } else { (3, &["--passes", "2"]) };
+    eprintln!("{} combinations of scenario, world and seed, {each} runs of each", jobs.len());
     let (one, other) = thread::scope(|scope| {
-        let one = scope.spawn(|| hashes_of_a_process(args, 1, threads));
-        let other = hashes_of_a_process(args, 2, threads);
+        let one = scope.spawn(|| hashes_of_a_process(args, &[], threads));
+        let other = hashes_of_a_process(args, others_way, threads);
         (one.join().expect("reading a child does not panic"), other)
     });
     let (one, other) = (one?, other?);
+    let runs = one.len() + other.len();
+    if runs != each * jobs.len() {
+        return Err(format!("the children made {runs} runs, not {each} of each combination"));
+    }
 
     let mut differences = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
         let first = &one[&(1, index)];
-        let later = [
-            (&other[&(1, index)], "in two processes"),
-            (&other[&(2, index)], "after other runs in one process"),
-        ];
-        differences.extend(
-            later.into_iter().filter(|(hash, _)| *hash != first).map(|(_, how)| (job, how)),
-        );
+        let later = [(1, "in two processes"), (2, "after other runs in one process")];
+        let differs = |pass| other.get(&(pass, index)).is_some_and(|hash| hash != first);
+        let later = later.into_iter().filter(|(pass, _)| differs(*pass));
+        differences.extend(later.map(|(_, how)| (job, how)));
     }
-    let runs = one.len() + other.len();
     let mut text = String::new();
     for (job, how) in differences.iter().take(SHOWN) {
         let Job { named, seed, world, .. } = job;
@@ -110,9 +119,9 @@ pub fn determinism(args: &Args) -> Result<Outcome, Refused> {
 }
 
 /// Runs the jobs in a process of their own.
-fn hashes_of_a_process(args: &Args, passes: u8, threads: usize) -> Result<Hashes, Refused> {
+fn hashes_of_a_process(args: &Args, way: &[&str], threads: usize) -> Result<Hashes, Refused> {
     let mut child = this_program()?;
-    child.arg("hashes").arg("--passes").arg(passes.to_string());
+    child.arg("hashes").args(way);
     child.arg("--jobs").arg(threads.to_string()).arg("--world").arg(args.world.to_string());
     if let Some(Range { start, end }) = args.seeds {
         child.arg("--seeds").arg(format!("{start}..{end}"));
@@ -173,6 +182,9 @@ fn output_of(mut child: Command) -> Result<Vec<String>, Refused> {
 pub fn print_hashes(args: &Child) -> Result<Outcome, Refused> {
     let jobs = args.selection.jobs()?;
     let mut order: Vec<usize> = (0..jobs.len()).collect();
+    if args.backwards {
+        order.reverse();
+    }
     for pass in 1..=args.passes {
         let hash = |index: &usize| {
             let job = &jobs[*index];
