@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs, io,
+    env, fs, io, iter,
     path::{Path, PathBuf},
     process::{Child, Command},
     thread,
@@ -64,12 +64,23 @@ struct Mutant {
     scenario: String,
 }
 
-/// In the same file.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Change {
+    /// The bug's own file if absent.
+    file: Option<String>,
     find: String,
     replace: String,
+}
+
+impl Mutant {
+    /// What is found in which file, and what replaces it.
+    fn changes(&self) -> impl Iterator<Item = [&str; 3]> {
+        let also = self.also.iter().map(|Change { file, find, replace }| {
+            [file.as_ref().unwrap_or(&self.file).as_str(), find, replace]
+        });
+        iter::once([&*self.file, &self.find, &self.replace]).chain(also)
+    }
 }
 
 /// The environment variable that switches one bug on.
@@ -146,11 +157,15 @@ fn load() -> Result<Vec<Mutant>, Refused> {
 fn plant_all(mutants: &[Mutant], tree: &Path) -> Result<BTreeMap<String, String>, Refused> {
     let mut planted = BTreeMap::from([(SWITCHED.to_owned(), read(&tree.join(SWITCHED))?)]);
     for (number, mutant) in (1..).zip(mutants) {
-        let text = match planted.remove(&mutant.file) {
-            Some(text) => text,
-            None => read(&tree.join(&mutant.file))?,
-        };
-        planted.insert(mutant.file.clone(), plant(number, mutant, &text)?);
+        for [file, find, replace] in mutant.changes() {
+            let text = match planted.remove(file) {
+                Some(text) => text,
+                None => read(&tree.join(file))?,
+            };
+            let text = change(number, find, replace, &text)
+                .map_err(|wrong| format!("{}, in {file}: {wrong}", mutant.name))?;
+            planted.insert(file.to_owned(), text);
+        }
     }
     let root = planted.entry(SWITCHED.to_owned()).or_default();
     *root = format!("{QUIET}{root}{SWITCHBOARD}");
@@ -207,19 +222,8 @@ fn read(path: &Path) -> Result<String, Refused> {
     fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// The file's text with the bug in it, behind a switch.
-fn plant(number: u32, mutant: &Mutant, text: &str) -> Result<String, Refused> {
-    let Mutant { name, file, find, replace, also, .. } = mutant;
-    let changes = also.iter().map(|change| (&change.find, &change.replace));
-    let mut planted = text.to_owned();
-    for (find, replace) in [(find, replace)].into_iter().chain(changes) {
-        planted = change(number, find, replace, &planted)
-            .map_err(|wrong| format!("{name}, in {file}: {wrong}"))?;
-    }
-    Ok(planted)
-}
-
-/// Puts `replace` beside the expression that `find` points at.
+/// The text with `replace` beside the expression that `find` points at, behind a
+/// switch.
 fn change(number: u32, find: &str, replace: &str, text: &str) -> Result<String, Refused> {
     let (before, rest) = find.split_once('«').unwrap_or(("", find));
     let (original, after) = rest.split_once('»').unwrap_or((rest, ""));

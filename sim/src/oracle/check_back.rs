@@ -26,6 +26,8 @@ pub struct CheckBack {
     /// By when each undecided half must have been asked about, and since when.
     due: BTreeSet<(u64, MessageId)>,
     awaited: BTreeMap<MessageId, Awaited>,
+    /// How often it was asked about while all was well, and since when.
+    in_calm: BTreeMap<MessageId, (u64, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +42,13 @@ pub enum Breach {
     /// All was well and its producers lived, and none was asked.
     NotAsked {
         message: MessageId,
+        for_micros: u64,
+    },
+    /// It had been asked about often enough, and was neither given up nor asked
+    /// about once more.
+    NotParked {
+        message: MessageId,
+        checks: u32,
         for_micros: u64,
     },
     /// It was too young, or had asked for time (T7), by the broker's clock (T11).
@@ -94,6 +103,7 @@ impl Oracle for CheckBack {
             }
             EventKind::HalfParked { message: Some(id), .. } => parked(*id, facts),
             EventKind::HalfResumed { message: Some(id), .. } => {
+                self.in_calm.remove(id);
                 self.expect(*id, event.at, event.at, facts);
                 Ok(())
             }
@@ -137,10 +147,14 @@ impl CheckBack {
                 self.expect(id, again, since, facts);
                 continue;
             }
-            let for_micros = facts.now - since;
+            let (for_micros, checks) = (facts.now - since, half.checks);
+            let breach = match checks < facts.context.max_checks {
+                true => Breach::NotAsked { message: id, for_micros },
+                false => Breach::NotParked { message: id, checks, for_micros },
+            };
             let stored = message.stored_held.map(|stored| stored.event);
             let cites = [Some(message.begun), stored].into_iter().flatten();
-            return Err(Violation::new(Breach::NotAsked { message: id, for_micros }, facts, cites));
+            return Err(Violation::new(breach, facts, cites));
         }
         Ok(())
     }
@@ -156,11 +170,10 @@ impl CheckBack {
             let breach = Breach::AskedTooEarly { message: id, by_micros };
             return Err(Violation::new(breach, facts, [message.begun]));
         }
+        // Another check, or the end of them.
         let (checks, context) = (half.checks + 1, &facts.context);
-        if checks < context.max_checks {
-            let due = facts.now + wait_after(checks, context) + IN_HAND_MICROS;
-            self.expect(id, due, facts.now, facts);
-        }
+        let due = facts.now + wait_after(checks, context) + IN_HAND_MICROS;
+        self.expect(id, due, facts.now, facts);
         if let Some(ended) = facts.decision(message).filter(|_| message.most_copies() <= 1) {
             let after_micros = facts.now - ended.at;
             if after_micros > ECHO_MICROS && facts.calm_for(after_micros) {
@@ -171,11 +184,25 @@ impl CheckBack {
         // A check whose receipt is lost does not count, and is repeated.
         let most = context.max_checks;
         let lost = facts.lost_answers_since(message.begun);
-        if checks <= most.saturating_add(lost) || message.most_copies() > 1 {
+        let is_often = checks > most.saturating_add(lost) || self.in_calm(id, facts) > most;
+        if !is_often || message.most_copies() > 1 {
             return Ok(());
         }
         let breach = Breach::AskedTooOften { message: id, checks, most };
         Err(Violation::new(breach, facts, half.checked.map(|(event, _)| event)))
+    }
+}
+
+impl CheckBack {
+    /// Counts a check that nothing can have kept from being counted.
+    fn in_calm(&mut self, id: MessageId, facts: &Facts) -> u32 {
+        let (disturbed, _) = facts.disturbed;
+        let (since, checks) = self.in_calm.entry(id).or_insert((disturbed, 0));
+        if *since != disturbed {
+            (*since, *checks) = (disturbed, 0);
+        }
+        *checks += u32::from(facts.calm_for(CALM_MICROS));
+        *checks
     }
 }
 
@@ -237,6 +264,10 @@ impl Breach {
             Breach::NotAsked { message, for_micros } => {
                 let secs = for_micros / 1_000_000;
                 format!("{message} is undecided, and no producer was asked about it for {secs} s")
+            }
+            Breach::NotParked { message, checks, for_micros } => {
+                let secs = for_micros / 1_000_000;
+                format!("{message} was not given up on for {secs} s after {checks} checks")
             }
             Breach::AskedTooEarly { message, by_micros } => {
                 format!("{message} was asked about {} ms too early", by_micros / 1000)

@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use super::{
     EventIndex, Facts,
-    facts::{Message, Place},
+    facts::{Message, Node, Place},
     readers::{Answer, Delivery, Reader},
     replicas::Stored,
 };
-use crate::history::{Decision, From, MessageId, Mode, Pace, ShardId, TagId, TopicId};
+use crate::history::{
+    Decision, From, LaneId, MessageId, Mode, Pace, ShardId, Stop, TagId, TopicId,
+};
 
 /// A message that a reader must get and has not got, or not acknowledged.
 #[derive(Clone, Copy)]
@@ -45,11 +47,18 @@ impl Facts {
     }
 
     /// Whether anything is still to come: the answer to a send, the end of a
-    /// transaction, or a message.
+    /// transaction, a message, or somebody who is not there.
     pub fn is_pending(&self) -> bool {
-        self.all_ops().any(|(_, op)| !op.answered)
+        (self.context.recovers && self.absent().is_some())
+            || self.all_ops().any(|(_, op)| !op.answered)
             || self.all_messages().any(|(_, message)| self.is_undecided(message))
             || self.debts().next().is_some()
+    }
+
+    /// A process that ought to run and does not, or a set that nobody leads.
+    pub fn absent(&self) -> Option<LaneId> {
+        let is_absent = |node: &Node| !node.up && node.down_by != Some(Stop::Graceful);
+        self.nodes().find(|(_, node)| is_absent(node)).map(|(lane, _)| lane)
     }
 
     /// Whether the broker holds it as a half that somebody lives to decide on.

@@ -11,7 +11,7 @@ use super::{
     readers::Answer,
 };
 use crate::history::{
-    DeliveryId, Event, EventKind, GroupId, LaneId, MemberId, MessageId, Names, OpId, ShardId, Stop,
+    DeliveryId, Event, EventKind, GroupId, LaneId, MemberId, MessageId, Names, OpId, ShardId,
 };
 
 /// How long it must have been calm before waiting counts: by then links that
@@ -131,11 +131,7 @@ impl Oracle for Liveness {
             let breach = Breach::NeverAnswered { op, message: open.message };
             return Err(Violation::new(breach, facts, [open.begun]));
         }
-        let down = |lane: &LaneId| {
-            let node = facts.node(*lane);
-            !node.up && node.down_by != Some(Stop::Graceful)
-        };
-        if let Some(node) = facts.nodes().map(|(lane, _)| lane).find(down) {
+        if let Some(node) = facts.absent() {
             let stopped = facts.node(node).stopped;
             return Err(Violation::new(Breach::NodeDown { node }, facts, stopped));
         }

@@ -167,8 +167,44 @@ fn given_up_on_after_the_agreed_checks_and_once() {
     good.park(1);
     holds!(good);
 
+    // Something must become of it.
+    let mut forgotten = asked.clone();
+    forgotten.wait_secs(200);
+    breaks!(forgotten, Breach::CheckBack(check_back::Breach::NotParked { checks: 3, .. }));
+
     asked.wait_secs(10);
     asked.check(producer, 1);
+    asked.end(1, Told::Rollback);
+    breaks!(asked, Breach::CheckBack(check_back::Breach::AskedTooOften { checks: 4, .. }));
+}
+
+/// A receipt that was lost with a process may be asked for again, but not one that
+/// came when all had been well for long.
+#[test]
+fn what_once_went_wrong_is_no_licence_for_ever() {
+    let (mut asked, [producer, colleague]) = undecided();
+    asked.context.max_checks = 3;
+    asked.push(colleague, EventKind::NodeStopped { why: Stop::Killed });
+    asked.wait_secs(10);
+    for _ in 0..4 {
+        asked.check(producer, 1);
+        asked.wait_secs(15);
+    }
+    let mut good = asked.clone();
+    good.park(1);
+    holds!(good);
+    asked.check(producer, 1);
+    asked.end(1, Told::Rollback);
+    breaks!(asked, Breach::CheckBack(check_back::Breach::AskedTooOften { checks: 5, .. }));
+
+    let (mut asked, _) = undecided();
+    asked.context.max_checks = 3;
+    asked.push(colleague, EventKind::NodeStopped { why: Stop::Killed });
+    asked.wait_secs(30);
+    for _ in 0..4 {
+        asked.check(producer, 1);
+        asked.wait_secs(10);
+    }
     asked.end(1, Told::Rollback);
     breaks!(asked, Breach::CheckBack(check_back::Breach::AskedTooOften { checks: 4, .. }));
 }
