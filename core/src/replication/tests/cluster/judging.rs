@@ -1,6 +1,6 @@
 //! What must hold of a group at every step, and once it is well again.
 
-use super::{super::super::*, Cluster, Committed, FAIR};
+use super::{super::super::*, Cluster, Committed, FAIR, Node};
 use crate::ids::LogIndex;
 
 impl Cluster {
