@@ -96,8 +96,8 @@ pub trait Runtime: Clone + 'static {
         addr: SocketAddr,
     ) -> impl Future<Output = io::Result<(Self::Reader, Self::Writer)>> + 'static;
 
-    /// Called after each batch of inputs. Production ignores it; the
-    /// simulator's probe reads the broker here. `unsent` counts the bytes that
+    /// Called after each batch of inputs: the simulator's probe, and whoever
+    /// serves metrics, reads the broker here. `unsent` counts the bytes that
     /// wait in the node's connections.
     fn observe(&self, _now: Now, _broker: &Broker<Self::Disk>, _unsent: &dyn Fn() -> usize) {}
 }

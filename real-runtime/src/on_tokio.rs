@@ -4,15 +4,18 @@
 //! a `LocalSet`; see [`block_on`].
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::SocketAddr,
+    rc::Rc,
     sync::mpsc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use stormglass_core::{
+    broker::Broker,
     runtime::{Listener, Runtime},
     time::{Now, Time},
 };
@@ -57,14 +60,34 @@ pub fn on_new_thread<T: Send + 'static>(
 
 /// core's [`Runtime`] on tokio. Its methods must be called inside [`block_on`] or
 /// [`on_new_thread`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct OnTokio {
     started: Instant,
+    observer: Option<Rc<Observer>>,
 }
+
+/// Reads a broker after each batch of its inputs, on its thread. The function
+/// counts the bytes that wait in the node's connections.
+type Observer = dyn Fn(&Broker<RealDisk>, &dyn Fn() -> usize);
 
 impl OnTokio {
     pub fn new() -> OnTokio {
-        OnTokio { started: Instant::now() }
+        OnTokio { started: Instant::now(), observer: None }
+    }
+
+    /// The same, and this is called with the broker of a node that runs on it,
+    /// after each batch of inputs: the broker waits for it.
+    pub fn observed_by(
+        self,
+        observer: impl Fn(&Broker<RealDisk>, &dyn Fn() -> usize) + 'static,
+    ) -> OnTokio {
+        OnTokio { observer: Some(Rc::new(observer)), ..self }
+    }
+}
+
+impl fmt::Debug for OnTokio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnTokio").field("started", &self.started).finish_non_exhaustive()
     }
 }
 
@@ -121,6 +144,12 @@ impl Runtime for OnTokio {
     ) -> impl Future<Output = io::Result<(OwnedReadHalf, OwnedWriteHalf)>> + 'static {
         let socket = socket_for(addr);
         async move { halves(socket?.connect(addr).await?) }
+    }
+
+    fn observe(&self, _now: Now, broker: &Broker<RealDisk>, unsent: &dyn Fn() -> usize) {
+        if let Some(observer) = &self.observer {
+            observer(broker, unsent);
+        }
     }
 }
 

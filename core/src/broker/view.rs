@@ -1,12 +1,12 @@
 //! What the simulator's probe and an operator may look at. Reading only.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::{Broker, Counters, Phase, halves::Totals, locks::Owner, subscriptions::Disagreement};
 use crate::{
     ids::{LogIndex, Name, NodeId, Position, Shard, Term},
     log::CommitLog,
-    replication::{Replica, Role},
+    replication::{Progress, Replica, Role},
     runtime::Disk,
 };
 
@@ -65,6 +65,18 @@ impl<'a, D: Disk> View<'a, D> {
         (configuration.since > known).then(|| (configuration.since, configuration.voters()))
     }
 
+    /// How far the other replicas are; only a leader knows.
+    pub fn progress(&self) -> impl Iterator<Item = (NodeId, Progress)> {
+        let member = match &self.0.replica {
+            Replica::Alone(_) => None,
+            Replica::Member(this) => Some(this),
+        };
+        member.into_iter().flat_map(|this| {
+            let others = this.configuration().seats.keys().filter(|id| **id != this.id());
+            others.filter_map(|id| Some((*id, this.progress(*id)?)))
+        })
+    }
+
     /// The log that everything else is folded from.
     pub fn log(&self) -> &'a CommitLog {
         self.0.replica.log()
@@ -77,6 +89,11 @@ impl<'a, D: Disk> View<'a, D> {
     /// Everything before it is gone, though the log may still have some of it.
     pub fn start(&self) -> Position {
         self.0.replica.log().start().max(self.0.state.passed.to())
+    }
+
+    /// Topics and consumer groups on record.
+    pub fn counts(&self) -> (usize, usize) {
+        self.0.state.counts()
     }
 
     pub fn queues(&self) -> impl Iterator<Item = (Shard, QueueView)> + 'a {
@@ -132,6 +149,13 @@ impl<'a, D: Disk> View<'a, D> {
         queues.flat_map(|queue| queue.leased().map(move |at| (&queue.group, &queue.shard, at)))
     }
 
+    /// How many messages of each queue that is popped from are under lease.
+    pub fn leased(&self) -> impl Iterator<Item = (&'a Name, &'a Shard, usize)> {
+        let queues = self.0.state.leases.queues();
+        // A map knows its length: nothing is walked.
+        queues.map(|queue| (&queue.group, &queue.shard, queue.leased().size_hint().0))
+    }
+
     /// Consumer groups with at least one member, and their client ids.
     pub fn groups(&self) -> impl Iterator<Item = (&'a Name, impl Iterator<Item = &'a str>)> {
         self.0.members.consumers()
@@ -150,6 +174,12 @@ impl<'a, D: Disk> View<'a, D> {
         self.0.sessions.len()
     }
 
+    /// The other ends of the open connections.
+    pub fn peers(&self) -> impl Iterator<Item = SocketAddr> {
+        let sessions = &self.0.sessions;
+        sessions.ids().filter_map(|conn| sessions.peer(conn))
+    }
+
     /// Delayed messages and retries that wait, and the bytes of memory that they
     /// take.
     pub fn timers(&self) -> (usize, usize) {
@@ -163,6 +193,11 @@ impl<'a, D: Disk> View<'a, D> {
         (timers.recalled, timers.lost, self.0.firing.unreadable())
     }
 
+    /// Whether sends are refused until groups have read what retention would take.
+    pub fn waits_for_groups(&self) -> bool {
+        self.0.retention.is_full
+    }
+
     /// Messages that retention took.
     pub fn expired(&self) -> u64 {
         self.0.state.expired
@@ -171,6 +206,13 @@ impl<'a, D: Disk> View<'a, D> {
     /// Undecided half messages, and what became of the others.
     pub fn transactions(&self) -> (usize, Totals) {
         (self.0.state.halves.len(), self.0.state.halves.totals())
+    }
+
+    /// Producer groups with undecided halves: how many, and how many of them were
+    /// given up checking.
+    pub fn producers(&self) -> impl Iterator<Item = (&'a Name, u32, u32)> {
+        let groups = self.0.state.halves.groups();
+        groups.map(|(name, halves)| (name, halves.open, halves.parked))
     }
 
     /// Producer groups that should be asked about transactions, and have no
