@@ -30,6 +30,8 @@ pub struct Server {
     dir: TempDir,
     flags: Vec<String>,
     addr: String,
+    /// Where it serves metrics, if it does.
+    metrics: Option<String>,
     process: Option<Child>,
 }
 
@@ -38,7 +40,8 @@ impl Server {
     pub fn start(flags: &[&str]) -> Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut server = Server { dir, flags, addr: "127.0.0.1:0".to_owned(), process: None };
+        let mut server =
+            Server { dir, flags, addr: "127.0.0.1:0".to_owned(), metrics: None, process: None };
         server.restart();
         server
     }
@@ -68,7 +71,11 @@ impl Server {
         let addr =
             line.strip_prefix("stormglass serves on ").and_then(|rest| rest.split_once(": "));
         match addr {
-            Some((addr, _)) => self.addr = addr.to_owned(),
+            Some((addr, rest)) => {
+                self.addr = addr.to_owned();
+                let metrics = rest.trim_end().split_once("metrics on ");
+                self.metrics = metrics.map(|(_, addr)| addr.to_owned());
+            }
             None => panic!("the server is not ready: it said {line:?} and {}", self.log()),
         }
     }
@@ -76,6 +83,11 @@ impl Server {
     /// `host:port` of the name server and the broker.
     pub fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// `host:port` of its metrics; it was started with `--metrics`.
+    pub fn metrics(&self) -> &str {
+        self.metrics.as_deref().expect("it serves metrics")
     }
 
     /// Its `--data` directory.

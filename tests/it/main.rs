@@ -8,6 +8,7 @@ mod crash_points;
 mod crashes;
 mod dev_cluster;
 mod follower_reads;
+mod metrics;
 mod node_config;
 mod oracles_bite;
 mod orderly;

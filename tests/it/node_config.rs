@@ -52,6 +52,10 @@ fn a_mistake_is_told_with_its_place_and_what_is_allowed() {
         @"node.toml:2: replica.set: replicas are an array of tables, each of which begins with [[replica]]"
     );
     insta::assert_snapshot!(
+        refused("metrics = \"0.0.0.0:9090\""),
+        @"node.toml:1: metrics: other machines can reach 0.0.0.0:9090, and the connection is neither encrypted nor authenticated; to accept that, add --insecure-plaintext"
+    );
+    insta::assert_snapshot!(
         refused("[name_server]\nlisten = \"0.0.0.0:9876\""),
         @"node.toml:2: name_server.listen: other machines can reach 0.0.0.0:9876, and the connection is neither encrypted nor authenticated; to accept that, add --insecure-plaintext"
     );
@@ -98,7 +102,7 @@ fn each_layer_overrides_the_one_before_it() {
     fs::write(dir.path().join("node.toml"), file).unwrap();
     let variables =
         [("STORMGLASS_CONFIG", "node.toml"), ("STORMGLASS_BROKER_DEFAULT_QUEUES", "16")];
-    let args = ["config", "print", "-o", "json", "--retain", "2048"];
+    let args = ["config", "print", "-o", "json", "--retain", "2048", "--metrics", "localhost:0"];
     let (status, printed) = stormglass(dir.path(), &args, &variables);
     assert_eq!(status, Some(0), "{printed}");
     let printed: Value = serde_json::from_str(&printed).unwrap();
@@ -111,6 +115,7 @@ fn each_layer_overrides_the_one_before_it() {
     assert_eq!(says("broker.flush"), is("async", "node.toml:2"));
     assert_eq!(says("broker.default_queues"), is("16", "STORMGLASS_BROKER_DEFAULT_QUEUES"));
     assert_eq!(says("broker.retain"), is("2048MiB", "--retain"));
+    assert_eq!(says("metrics"), is("localhost:0", "--metrics"));
 
     let misspelt = [("STORMGLASS_FLUSH", "async")];
     let (status, said) = stormglass(dir.path(), &["serve"], &misspelt);

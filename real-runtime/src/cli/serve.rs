@@ -18,6 +18,7 @@ use super::{
     Usage,
     config::{Flags, NodePlan},
 };
+use crate::metrics::Endpoint;
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -36,7 +37,8 @@ impl Serve {
         for node in &mut plan.nodes {
             self.found(node)?;
         }
-        block_on(running::run(plan.nodes))?
+        let metrics = plan.metrics.map(Endpoint::bind).transpose()?;
+        block_on(running::run(plan.nodes, metrics))?
     }
 
     /// Only an operator knows that a set is new.
@@ -70,7 +72,7 @@ fn replica_set(config: &mut NodeConfig) -> Option<&mut ReplicaSet> {
 
 /// Said once a node can be used. Whoever started us may have closed the pipe:
 /// no reason to stop.
-fn announce(addr: SocketAddr, node: &NodePlan) {
+fn announce(addr: SocketAddr, metrics: Option<SocketAddr>, node: &NodePlan) {
     let mut line = format!("stormglass serves on {addr}: {}", node.title);
     if let Some(peers) = &node.config.peers {
         line.push_str(&format!(", peers on {}", peers.listen));
@@ -78,6 +80,9 @@ fn announce(addr: SocketAddr, node: &NodePlan) {
     if let (Some(BrokerConfig { flush, .. }), Some(data)) = (&node.config.broker, &node.data) {
         let flush = if *flush == Flush::Sync { "sync" } else { "async" };
         line.push_str(&format!(", {flush} flush, data in {}", data.display()));
+    }
+    if let Some(metrics) = metrics {
+        line.push_str(&format!(", metrics on {metrics}"));
     }
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -30,6 +30,7 @@ pub const KEYS: &[Key] = &[
     key("data", Kind::Text, Some("./stormglass-data")),
     key("log", Kind::OneOf(&["error", "warn", "info", "debug"]), Some("warn")),
     key("insecure_plaintext", Kind::Switch, Some("false")),
+    key("metrics", Kind::Address, None),
     // A node that is all there is: broker and name server on one port.
     key("listen", Kind::Address, Some("127.0.0.1:9876")),
     key("advertise", Kind::Address, None),

@@ -74,6 +74,10 @@ pub struct Flags {
     /// Refuse sends instead, until the groups have caught up.
     #[arg(long)]
     retain_or_refuse: bool,
+    /// Address and port to serve metrics and health on, over HTTP; a port of 0 is
+    /// any that is free.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
     /// Listen on an address that other machines reach, without encryption and
     /// without authentication.
     #[arg(long)]
@@ -111,6 +115,7 @@ impl Flags {
                 "broker.retain_or_refuse",
                 switch(self.retain_or_refuse, "true"),
             ),
+            ("--metrics", "metrics", self.metrics.clone()),
             ("--insecure-plaintext", "insecure_plaintext", switch(self.insecure_plaintext, "true")),
             ("--log", "log", self.log.clone()),
         ];

@@ -22,6 +22,8 @@ use crate::cli::Usage;
 /// All that one process runs.
 pub struct Plan {
     pub log: tracing::Level,
+    /// Where metrics and health are served.
+    pub metrics: Option<SocketAddr>,
     pub nodes: Vec<NodePlan>,
 }
 
@@ -29,6 +31,7 @@ pub struct Plan {
 pub struct NodePlan {
     /// What it is, as people say it.
     pub title: String,
+    pub cluster: String,
     pub listen: SocketAddr,
     pub config: NodeConfig,
     /// None for a name server, which keeps nothing.
@@ -61,7 +64,8 @@ impl Settings {
         } else {
             self.of_a_cluster(name_server, &replicas)?
         };
-        Ok(Plan { log, nodes })
+        let metrics = self.listening("metrics")?;
+        Ok(Plan { log, metrics, nodes })
     }
 
     /// A broker and a name server on one port.
@@ -75,6 +79,7 @@ impl Settings {
         let host = self.advertised("advertise", "listen", listen)?;
         Ok(NodePlan {
             title: "name server and broker".to_owned(),
+            cluster: self.cluster(),
             listen,
             config: NodeConfig::standalone(self.broker(host)),
             data: self.text("data").map(PathBuf::from),
@@ -99,6 +104,7 @@ impl Settings {
             .collect::<Result<_, _>>()?;
         nodes.extend(name_server.map(|listen| NodePlan {
             title: "name server".to_owned(),
+            cluster: self.cluster(),
             listen,
             config: NodeConfig::name_server(),
             data: None,
@@ -157,7 +163,11 @@ impl Settings {
             broker.replica_set = Some(ReplicaSet { id, peers, election_timeout, founding: false });
         }
         config.broker = Some(broker);
-        Ok(NodePlan { title, listen, config, data })
+        Ok(NodePlan { title, cluster: self.cluster(), listen, config, data })
+    }
+
+    fn cluster(&self) -> String {
+        self.owned("cluster").unwrap_or_default()
     }
 
     fn broker(&self, host: SocketAddr) -> BrokerConfig {
@@ -166,7 +176,7 @@ impl Settings {
         let interval = self.time("broker.flush_interval").unwrap_or(Duration::from_millis(500));
         let number = |key| self.number(key).and_then(|number| u32::try_from(number).ok());
         BrokerConfig {
-            cluster: self.owned("cluster").unwrap_or(defaults.cluster),
+            cluster: self.cluster(),
             flush: match self.text("broker.flush") {
                 Some("async") => Flush::Async { interval },
                 _ => Flush::Sync,

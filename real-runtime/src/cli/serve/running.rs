@@ -1,7 +1,7 @@
 //! Nodes that run, each on a thread of its own with a runtime, a listener and a
 //! disk of its own, and how they all end.
 
-use std::{error::Error, io, rc::Rc, thread};
+use std::{error::Error, io, net::SocketAddr, rc::Rc, thread};
 
 use stormglass::{
     disk::RealDisk,
@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::announce;
-use crate::cli::config::NodePlan;
+use crate::{
+    cli::config::NodePlan,
+    metrics::{self, Asked, Endpoint, Origin},
+};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -38,7 +41,7 @@ enum Event {
 
 /// Runs until a signal has stopped all nodes in order, or one of them failed
 /// and the others were stopped.
-pub async fn run(nodes: Vec<NodePlan>) -> Result<(), Box<dyn Error>> {
+pub async fn run(nodes: Vec<NodePlan>, endpoint: Option<Endpoint>) -> Result<(), Box<dyn Error>> {
     let (stop, stops) = watch::channel(Stop::Nobody);
     let (events, mut happens) = mpsc::channel(nodes.len() + 2);
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
@@ -50,8 +53,18 @@ pub async fn run(nodes: Vec<NodePlan>) -> Result<(), Box<dyn Error>> {
     }
     let mut brokers = nodes.iter().filter(|node| node.data.is_some()).count();
     let mut left = nodes.len();
+    let told_on = endpoint.as_ref().map(Endpoint::addr);
+    let mut askers = Vec::new();
     for node in nodes {
-        spawn(node, stops.clone(), events.clone())?;
+        let watched = told_on.map(|told_on| {
+            let (asker, asked) = metrics::about(origin(&node), node.data.is_some());
+            askers.push(asker);
+            Watched { asked, told_on }
+        });
+        spawn(node, watched, stops.clone(), events.clone())?;
+    }
+    if let Some(endpoint) = endpoint {
+        endpoint.serve(askers)?;
     }
     let mut failure = None;
     while left > 0 {
@@ -75,22 +88,50 @@ pub async fn run(nodes: Vec<NodePlan>) -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// A node's side of the questions about it, and where others ask them.
+struct Watched {
+    asked: Asked,
+    told_on: SocketAddr,
+}
+
+/// As RocketMQ's brokers name themselves in metrics: replicas of a set alike.
+fn origin(node: &NodePlan) -> Origin {
+    let (node_type, node_id) = match &node.config.broker {
+        Some(broker) => ("broker", broker.name.clone()),
+        None => ("nameserver", node.listen.to_string()),
+    };
+    Origin { cluster: node.cluster.clone(), node_type, node_id }
+}
+
 fn spawn(
     node: NodePlan,
+    watched: Option<Watched>,
     stops: watch::Receiver<Stop>,
     events: mpsc::Sender<Event>,
 ) -> io::Result<()> {
     thread::Builder::new().name(node.title.clone()).spawn(move || {
         let is_broker = node.data.is_some();
-        let result = block_on(serve(node, stops)).unwrap_or_else(|error| Err(error.into()));
+        let result =
+            block_on(serve(node, watched, stops)).unwrap_or_else(|error| Err(error.into()));
         // The other end waits for as long as a node runs.
         let _ = events.blocking_send(Event::Ended { is_broker, result });
     })?;
     Ok(())
 }
 
-async fn serve(mut plan: NodePlan, stops: watch::Receiver<Stop>) -> Result<(), Failure> {
-    let runtime = OnTokio::new();
+async fn serve(
+    mut plan: NodePlan,
+    watched: Option<Watched>,
+    stops: watch::Receiver<Stop>,
+) -> Result<(), Failure> {
+    let told_on = watched.as_ref().map(|watched| watched.told_on);
+    let asked = watched.map(|watched| Rc::new(watched.asked));
+    let runtime = match asked.clone() {
+        Some(asked) => {
+            OnTokio::new().observed_by(move |broker, unsent| asked.answer(broker, unsent))
+        }
+        None => OnTokio::new(),
+    };
     let listener = runtime.listen(plan.listen).await;
     let listener = listener.map_err(|e| format!("cannot listen on {}: {e}", plan.listen))?;
     let addr = listener.local_addr()?;
@@ -109,18 +150,21 @@ async fn serve(mut plan: NodePlan, stops: watch::Receiver<Stop>) -> Result<(), F
         }
         None => Node::of_name_server(runtime),
     };
+    if let Some(asked) = &asked {
+        asked.opened(addr);
+    }
     let asked_at = if plan.data.is_some() { Stop::Brokers } else { Stop::Everybody };
     stop_when_asked(node.stopper(), stops, asked_at);
     let plan = Rc::new(plan);
     // A replica is of use before it leads.
     let is_replica = plan.config.peers.is_some();
     if is_replica {
-        announce(addr, &plan);
+        announce(addr, told_on, &plan);
     }
     let announced = plan.clone();
     let ready = move || match is_replica {
         true => tracing::info!("{} leads", announced.title),
-        false => announce(addr, &announced),
+        false => announce(addr, told_on, &announced),
     };
     node.serve(listener, ready).await.map_err(told(&plan))
 }
