@@ -110,7 +110,7 @@ impl Cluster {
         let lines = founder.lines().map(|line| match line.split_once(" = ") {
             Some(("data", _)) => format!("data = {:?}", self.dir.join(&name)),
             Some(("id", _)) => format!("id = {id}"),
-            Some(("listen", _)) => "listen = \"127.0.0.1:0\"".to_owned(),
+            Some((key @ ("listen" | "metrics"), _)) => format!("{key} = \"127.0.0.1:0\""),
             Some(("peers", peers)) => {
                 format!("peers = {}, {id} = \"{addr}\" }}", peers.trim_end_matches([' ', '}']))
             }

@@ -32,6 +32,7 @@ pub struct Member {
     pub name: String,
     pub config: PathBuf,
     pub plan: NodePlan,
+    metrics: Option<SocketAddr>,
 }
 
 impl Member {
@@ -42,7 +43,11 @@ impl Member {
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", self.plan.listen, self.plan.title)
+        write!(f, "{}  {}", self.plan.listen, self.plan.title)?;
+        match self.metrics {
+            Some(metrics) => write!(f, "  http://{metrics}/metrics"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -119,9 +124,11 @@ fn configuration(dir: &Path, name: &str) -> PathBuf {
 
 fn member(dir: &Path, name: &str) -> Result<Member, Usage> {
     let config = configuration(dir, name);
-    let plan = Settings::of_file(&config)?.plan()?.nodes.into_iter().next();
+    let plan = Settings::of_file(&config)?.plan()?;
+    let metrics = plan.metrics;
+    let plan = plan.nodes.into_iter().next();
     let plan = plan.ok_or_else(|| Usage(format!("{} describes no node", config.display())))?;
-    Ok(Member { name: name.to_owned(), config, plan })
+    Ok(Member { name: name.to_owned(), config, plan, metrics })
 }
 
 /// Writes a new cluster. The name server comes last: with it the cluster is
@@ -134,8 +141,9 @@ fn write(dir: &Path, dev: &Dev) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     let listen = dev.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9876)));
-    let addrs = addresses(listen, 1 + 2 * brokers as usize)?;
-    let (clients, peers) = addrs[1..].split_at(brokers as usize);
+    let addrs = addresses(listen, 1 + 3 * brokers as usize)?;
+    let (clients, others) = addrs[1..].split_at(brokers as usize);
+    let (peers, metrics) = others.split_at(brokers as usize);
     let secret = secret()?;
     for broker in 0..brokers {
         let (set, first) = (1 + broker / replicas, broker - broker % replicas);
@@ -144,10 +152,11 @@ fn write(dir: &Path, dev: &Dev) -> io::Result<()> {
             .collect();
         let name = format!("broker-{}", broker + 1);
         let mut text = format!(
-            "data = {:?}\nname_servers = [\"{}\"]\nsecret = \"{secret}\"\n\n[[replica]]\n\
-             set = \"set-{set}\"\nid = {}\nlisten = \"{}\"\n",
+            "data = {:?}\nname_servers = [\"{}\"]\nsecret = \"{secret}\"\n\
+             metrics = \"{}\"\n\n[[replica]]\nset = \"set-{set}\"\nid = {}\nlisten = \"{}\"\n",
             dir.join(&name),
             addrs[0],
+            metrics[broker as usize],
             broker % replicas + 1,
             clients[broker as usize],
         );
