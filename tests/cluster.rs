@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::server::binary;
+use crate::{http, server::binary};
 
 /// What takes longer has failed: the machines that run tests are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ pub struct Cluster {
     said: Vec<String>,
     name_server: String,
     pids: BTreeMap<String, String>,
+    /// Where its brokers serve metrics.
+    metrics: BTreeMap<String, String>,
     leader: String,
     /// Nodes that were not there from the beginning.
     joined: Vec<Child>,
@@ -62,6 +64,7 @@ impl Cluster {
             said: Vec::new(),
             name_server: String::new(),
             pids: BTreeMap::new(),
+            metrics: BTreeMap::new(),
             leader: String::new(),
             joined: Vec::new(),
         };
@@ -90,7 +93,12 @@ impl Cluster {
             };
             self.said.push(line.clone());
             match line.split_whitespace().collect::<Vec<_>>()[..] {
-                [name, "pid", pid, ..] => drop(self.pids.insert(name.to_owned(), pid.to_owned())),
+                [name, "pid", pid, .., last] => {
+                    self.pids.insert(name.to_owned(), pid.to_owned());
+                    let metrics = last.strip_prefix("http://").and_then(|it| it.split_once('/'));
+                    let metrics = metrics.map(|(addr, _)| (name.to_owned(), addr.to_owned()));
+                    self.metrics.extend(metrics);
+                }
                 [name, "leads", ..] => self.leader = name.to_owned(),
                 _ => {}
             }
@@ -134,6 +142,20 @@ impl Cluster {
                 Ok(Ok(rows)) if shows(&rows) => return rows,
                 _ => assert!(Instant::now() < until, "the status is still {said:?}"),
             }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until `/readyz` of a broker answers so.
+    pub fn readiness(&self, name: &str, status: u16, says: &str) {
+        let until = Instant::now() + PATIENCE;
+        let addr = self.metrics.get(name).expect("a broker that was there from the beginning");
+        loop {
+            let said = http::get(addr, "/readyz");
+            if said.0 == status && said.1.contains(says) {
+                return;
+            }
+            assert!(Instant::now() < until, "{name} still says {said:?}");
             thread::sleep(Duration::from_millis(50));
         }
     }

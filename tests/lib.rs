@@ -2,4 +2,5 @@
 
 pub mod by_hand;
 pub mod cluster;
+pub mod http;
 pub mod server;

@@ -125,6 +125,10 @@ fn operators_hand_over_and_change_the_members_of_a_set() {
         cluster.command(&["cluster", "remove", &second.to_string()]).unwrap();
         let left: Vec<u64> = (1..=4).filter(|id| *id != second).collect();
         let after = leads(&cluster.status(|rows| are_well(rows, &left))).unwrap();
+        cluster.readiness(&format!("broker-{second}"), 503, "has no vote");
+        for id in left.iter().filter(|id| **id != 4) {
+            cluster.readiness(&format!("broker-{id}"), 200, "broker set-1: ");
+        }
         send(&client, 100, 50).await;
 
         // With one of the founders gone, the new one is half of the majority.

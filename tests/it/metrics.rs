@@ -2,30 +2,21 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader},
+    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use stormglass_tests::server::{Server, binary};
+use stormglass_tests::{
+    http::get,
+    server::{Server, binary},
+};
 
 /// What takes longer has failed: the machines that run tests are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The status and the body of a GET.
-fn get(addr: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(addr).expect("somebody listens");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.expect("a status"), body.to_owned())
-}
 
 #[test]
 fn a_scrape_shows_what_was_sent_read_and_left() {

@@ -65,6 +65,14 @@ impl<'a, D: Disk> View<'a, D> {
         (configuration.since > known).then(|| (configuration.since, configuration.voters()))
     }
 
+    /// Whether this replica has a vote in its set, as far as it knows.
+    pub fn is_voter(&self) -> bool {
+        match &self.0.replica {
+            Replica::Alone(_) => true,
+            Replica::Member(this) => this.configuration().voters()[0].contains(&this.id()),
+        }
+    }
+
     /// How far the other replicas are; only a leader knows.
     pub fn progress(&self) -> impl Iterator<Item = (NodeId, Progress)> {
         let member = match &self.0.replica {

@@ -20,6 +20,9 @@ pub enum Standing {
     TakesOver,
     Full,
     NoLeader,
+    /// It is new to its set, or was removed; so it need not notice that its
+    /// leader is gone.
+    NoVote,
     /// What its disk holds does not count, or is behind this leader's log.
     CatchesUp(NodeId),
     Stops,
@@ -33,6 +36,7 @@ impl Standing {
             (Phase::Stopping | Phase::Ended, _) => Standing::Stops,
             (Phase::Recovering | Phase::Starting, None) => Standing::Recovers,
             (_, Some((Role::Leader, ..))) => Standing::TakesOver,
+            _ if !view.is_voter() => Standing::NoVote,
             (_, Some((Role::Candidate | Role::Follower(None), ..))) => Standing::NoLeader,
             (_, Some((Role::Follower(Some(leader)), term, _))) => {
                 let log = view.log();
@@ -66,6 +70,7 @@ impl fmt::Display for Standing {
                 f.write_str("its disk is full: what is stored can be read, and nothing is taken")
             }
             Standing::NoLeader => f.write_str("knows no leader of its set"),
+            Standing::NoVote => f.write_str("has no vote in its set"),
             Standing::CatchesUp(leader) => write!(f, "catches up with replica {leader}"),
             Standing::Stops => f.write_str("stops"),
         }
