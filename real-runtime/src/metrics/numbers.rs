@@ -48,6 +48,12 @@ impl Numbers {
         self.each(kind, name, help, &[], [(Labels::None, value)]);
     }
 
+    fn counted<const N: usize>(&mut self, all: [(&'static str, &'static str, u64); N]) {
+        for (name, help, count) in all {
+            self.one(Counter, name, help, count as f64);
+        }
+    }
+
     fn each(
         &mut self,
         kind: Kind,
@@ -193,9 +199,7 @@ impl Numbers {
                 counters.conflicts,
             ),
         ];
-        for (name, help, count) in counted {
-            self.one(Counter, name, help, count as f64);
-        }
+        self.counted(counted);
         self.one(
             Gauge,
             "stormglass_held_pulls",
@@ -253,9 +257,7 @@ impl Numbers {
                 totals.expired,
             ),
         ];
-        for (name, help, count) in counted {
-            self.one(Counter, name, help, count as f64);
-        }
+        self.counted(counted);
         let named = |group: &Name| Labels::Name(group.clone());
         self.each(
             Gauge,

@@ -5,7 +5,11 @@ use std::{
     ops::Range,
 };
 
-use stormglass_core::{broker::View, ids::Name, runtime::Disk};
+use stormglass_core::{
+    broker::View,
+    ids::{Name, Shard},
+    runtime::Disk,
+};
 
 use super::{Counter, Gauge, Greatest, Labels, Numbers};
 
@@ -132,35 +136,36 @@ impl Lag<'_> {
     }
 }
 
+/// What groups have in single queues, summed.
+fn by_topic<'a>(
+    of_queues: impl Iterator<Item = (&'a Name, &'a Shard, u64)>,
+) -> impl Iterator<Item = (Labels, f64)> {
+    let mut sums: HashMap<(&Name, &Name), u64> = HashMap::new();
+    of_queues.for_each(|(group, shard, count)| {
+        *sums.entry((group, &shard.topic)).or_default() += count;
+    });
+    let labels = |(group, topic): (&Name, &Name)| Labels::Names(group.clone(), topic.clone());
+    sums.into_iter().map(move |(of, sum)| (labels(of), sum as f64))
+}
+
 fn leases<D: Disk>(all: &mut Numbers, view: &View<'_, D>) {
-    let mut leased: HashMap<(&Name, &Name), usize> = HashMap::new();
-    for (group, shard, count) in view.leased() {
-        *leased.entry((group, &shard.topic)).or_default() += count;
-    }
+    let leased = view.leased().map(|(group, shard, count)| (group, shard, count as u64));
     all.each(
         Gauge,
         "rocketmq_consumer_inflight_messages",
         "Popped messages that are under lease.",
         GROUP_AND_TOPIC,
-        leased.into_iter().map(|((group, topic), count)| {
-            (Labels::Names(group.clone(), topic.clone()), count as f64)
-        }),
+        by_topic(leased),
     );
 }
 
 fn losses<D: Disk>(all: &mut Numbers, view: &View<'_, D>) {
-    let mut lost: HashMap<(&Name, &Name), u64> = HashMap::new();
-    for (group, shard, count) in view.losses() {
-        *lost.entry((group, &shard.topic)).or_default() += count;
-    }
     all.each(
         Counter,
         "stormglass_lost_to_retention_total",
         "Messages that retention took from a group which had not read them.",
         GROUP_AND_TOPIC,
-        lost.into_iter().map(|((group, topic), count)| {
-            (Labels::Names(group.clone(), topic.clone()), count as f64)
-        }),
+        by_topic(view.losses()),
     );
 }
 
