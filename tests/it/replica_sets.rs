@@ -6,7 +6,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use stormglass_core::{
     broker::{BrokerConfig, Input},
     error::StoreError,
-    ids::NodeId,
+    ids::{ConnId, NodeId},
     replication::{Flush, ReplicaSet},
     wire::{
         Fields,
@@ -246,6 +246,10 @@ fn a_deposed_leader_waits_for_its_sync_and_stops_if_it_fails() {
         set.settle();
         let node = &mut set.nodes[old];
         assert!(node.failed.is_none() && !node.is_serving(), "it waits");
+        let (conn, peer) = (ConnId(99), "10.0.0.7:1".parse().unwrap());
+        node.input(Input::Connected { conn, peer, name_server: None });
+        node.settle();
+        assert!(node.closed.contains(&conn), "whoever comes is sent away meanwhile");
         let ticket = node.hanging_syncs.take().unwrap().pop().unwrap();
         let result = if fails { Err(io::Error::other("no such sector")) } else { Ok(()) };
         node.input(Input::Synced { ticket, result });

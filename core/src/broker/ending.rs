@@ -70,7 +70,13 @@ impl<D: Disk> Broker<D> {
                 self.outputs.push_back(Output::Failed(synced.err().unwrap_or(error)));
             }
             Input::Stop => self.outputs.push_back(Output::Stopped),
-            _ => self.ends_after_sync = Some(error),
+            other => {
+                if let Input::Connected { conn, .. } = other {
+                    // The next broker would not know of it.
+                    self.outputs.push_back(Output::Close { conn });
+                }
+                self.ends_after_sync = Some(error);
+            }
         }
     }
 }
