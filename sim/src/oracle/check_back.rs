@@ -184,18 +184,16 @@ impl CheckBack {
         // A check whose receipt is lost does not count, and is repeated.
         let most = context.max_checks;
         let lost = facts.lost_answers_since(message.begun);
-        let is_often = checks > most.saturating_add(lost) || self.in_calm(id, facts) > most;
+        let is_often = checks > most.saturating_add(lost) || self.count_in_calm(id, facts) > most;
         if !is_often || message.most_copies() > 1 {
             return Ok(());
         }
         let breach = Breach::AskedTooOften { message: id, checks, most };
         Err(Violation::new(breach, facts, half.checked.map(|(event, _)| event)))
     }
-}
 
-impl CheckBack {
     /// Counts a check that nothing can have kept from being counted.
-    fn in_calm(&mut self, id: MessageId, facts: &Facts) -> u32 {
+    fn count_in_calm(&mut self, id: MessageId, facts: &Facts) -> u32 {
         let (disturbed, _) = facts.disturbed;
         let (since, checks) = self.in_calm.entry(id).or_insert((disturbed, 0));
         if *since != disturbed {

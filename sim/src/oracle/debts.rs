@@ -5,13 +5,11 @@ use std::ops::Range;
 
 use super::{
     EventIndex, Facts,
-    facts::{Message, Node, Place},
+    facts::{Message, Place},
     readers::{Answer, Delivery, Reader},
     replicas::Stored,
 };
-use crate::history::{
-    Decision, From, LaneId, MessageId, Mode, Pace, ShardId, Stop, TagId, TopicId,
-};
+use crate::history::{Decision, From, MessageId, Mode, Pace, ShardId, TagId, TopicId};
 
 /// A message that a reader must get and has not got, or not acknowledged.
 #[derive(Clone, Copy)]
@@ -53,12 +51,6 @@ impl Facts {
             || self.all_ops().any(|(_, op)| !op.answered)
             || self.all_messages().any(|(_, message)| self.is_undecided(message))
             || self.debts().next().is_some()
-    }
-
-    /// A process that ought to run and does not, or a set that nobody leads.
-    pub fn absent(&self) -> Option<LaneId> {
-        let is_absent = |node: &Node| !node.up && node.down_by != Some(Stop::Graceful);
-        self.nodes().find(|(_, node)| is_absent(node)).map(|(lane, _)| lane)
     }
 
     /// Whether the broker holds it as a half that somebody lives to decide on.

@@ -299,6 +299,12 @@ impl Facts {
         all.filter(|(_, node)| node.life > 0).map(|(i, node)| (LaneId::at(i), node))
     }
 
+    /// A process that ought to run and does not, or a set that nobody leads.
+    pub fn absent(&self) -> Option<LaneId> {
+        let is_absent = |node: &Node| !node.up && node.down_by != Some(Stop::Graceful);
+        self.nodes().find(|(_, node)| is_absent(node)).map(|(lane, _)| lane)
+    }
+
     /// The only broker there is, if there is only one.
     pub fn only_broker(&self) -> Option<LaneId> {
         let first = self.shards.first()?.broker;
