@@ -70,13 +70,12 @@ impl<D: Disk> Broker<D> {
                 self.outputs.push_back(Output::Failed(synced.err().unwrap_or(error)));
             }
             Input::Stop => self.outputs.push_back(Output::Stopped),
-            other => {
-                if let Input::Connected { conn, .. } = other {
-                    // The next broker would not know of it.
-                    self.outputs.push_back(Output::Close { conn });
-                }
+            Input::Connected { conn, .. } => {
+                // The next broker would not know of it.
+                self.outputs.push_back(Output::Close { conn });
                 self.ends_after_sync = Some(error);
             }
+            _ => self.ends_after_sync = Some(error),
         }
     }
 }

@@ -175,24 +175,21 @@ impl<D: Disk> Broker<D> {
                     self.outputs.push_back(Output::Dial { name_server: number, addr });
                 }
                 Link::Dialling => {}
-                Link::Registering(conn) => {
-                    // Silence: perhaps a partition swallowed the stream. A new
-                    // connection finds out.
-                    *server = Server::new(Link::Down, now.mono + REDIAL);
-                    self.sessions.close(conn);
-                    self.outputs.push_back(Output::Close { conn });
+                Link::Registered(_) if role.is_none() && !is_removed => {
+                    server.due = now.mono + REDIAL;
                 }
-                // The name server forgets who hangs up.
-                Link::Registered(conn) if is_removed => {
-                    *server = Server::new(Link::Down, now.mono + REDIAL);
-                    self.sessions.close(conn);
-                    self.outputs.push_back(Output::Close { conn });
-                }
-                Link::Registered(_) if role.is_none() => server.due = now.mono + REDIAL,
-                Link::Registered(conn) => {
+                Link::Registered(conn) if !is_removed => {
                     server.link = Link::Registering(conn);
                     server.due = now.mono + ANSWER_WITHIN;
                     outgoing.insert(number, conn);
+                }
+                // Silence: perhaps a partition swallowed the stream, and a new
+                // connection finds out. Or this replica was removed: the name
+                // server forgets who hangs up.
+                Link::Registering(conn) | Link::Registered(conn) => {
+                    *server = Server::new(Link::Down, now.mono + REDIAL);
+                    self.sessions.close(conn);
+                    self.outputs.push_back(Output::Close { conn });
                 }
             }
         }
